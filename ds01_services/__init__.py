@@ -1,0 +1,1 @@
+"""The services beside the hub. Imports nothing; each service lives in a folder of its own."""
