@@ -15,6 +15,8 @@ HUB = [
     "prometheus-client>=0.20,<1",
     "tornado>=6.4,<7",
     "traitlets>=5.14,<6",
+    "jinja2>=3.1,<4",
+    "python-dotenv>=1,<2",
 ]
 TEST = [
     "pytest>=8,<10",

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ds01_spawner.core.admission import Host
 from ds01_spawner.core.devices import Device
 from ds01_spawner.core.limits import Limits
 
@@ -51,7 +50,6 @@ class Wanted:
     image_id: str
     person: Person
     limits: Limits
-    host: Host
     network: str
     hostname: str
     env: Mapping[str, str]

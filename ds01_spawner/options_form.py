@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ds01_spawner.core.devices import FULL
 from ds01_spawner.core.errors import Reason, Refusal
+from ds01_spawner.core.grant import Availability, ClassAvailability
 from ds01_spawner.core.limits import ResolvedLimits
-from ds01_spawner.core.requests import GPU_SYNTAX, GpuKind, GpuRequest, Request, parse_gpu
+from ds01_spawner.core.requests import GPU_SYNTAX, GpuRequest, Request, parse_gpu
 from ds01_spawner.core.units import format_bytes
 
 KEYS = ("environment", "gpu", "count")
@@ -26,11 +28,15 @@ def parse(options: Mapping[str, Any], resolved: ResolvedLimits, environments: Se
     given = {key: value for key, value in options.items() if key != "profile"}
     for key in given:
         if key == "image":
-            raise _bad("image", "an image can't be named directly. Choose an environment instead", allowed=list(environments))
+            raise _bad(
+                "image", "an image can't be named directly. Choose an environment instead", allowed=list(environments)
+            )
         if key not in KEYS:
             raise _bad(str(key)[:40], f"this option is unknown. Allowed are: {', '.join(KEYS)}", allowed=list(KEYS))
     gpu = _gpu(given.get("gpu"))
-    return Request(_environment(given.get("environment"), resolved, environments), gpu, _count(given.get("count", 1), gpu))
+    return Request(
+        _environment(given.get("environment"), resolved, environments), gpu, _count(given.get("count", 1), gpu)
+    )
 
 
 def _bad(key: str, message: str, **data: object) -> Refusal:
@@ -66,7 +72,9 @@ def _environment(value: object, resolved: ResolvedLimits, environments: Sequence
     raise Refusal(
         Reason.ENVIRONMENT,
         f"environment: {shown} is not an environment that you may start. Allowed ({rule}): {', '.join(allowed) or 'none'}.",
-        key="environment", allowed=list(allowed), rule=rule,
+        key="environment",
+        allowed=list(allowed),
+        rule=rule,
     )
 
 
@@ -124,42 +132,29 @@ class FormModel:
     notice: str = ""
 
 
-def form_model(
-    resolved: ResolvedLimits,
-    environments: Sequence[str],
-    offered: Mapping[str, tuple[int, int]],
-    *,
-    simulated: bool = False,
-    notice: str = "",
-) -> FormModel:
-    """The form for one user. `offered` is class -> (free, total), as the allocator saw it a moment ago."""
-    limits = resolved.limits
-    choices = [Choice(CPU_ONLY, "No GPU (CPU only)")]
-    for name, (free, total) in offered.items():
-        choices.append(Choice(name, _label(name, simulated), free, total, _refused(name, free, resolved)))
-    most = max((total for _, total in offered.values()), default=1)
+def form_model(resolved: ResolvedLimits, environments: Sequence[str], offered: Availability) -> FormModel:
+    """The form for one user. `offered` is what the allocator saw a moment ago."""
+    most = max((found.total for found in offered.classes), default=1)
+    allowed = resolved.limits.max_mig_instances
     return FormModel(
         allowed_environments(resolved, environments),
-        tuple(choices),
-        max(min(most, most if limits.max_mig_instances is None else limits.max_mig_instances), 1),
+        (
+            Choice(CPU_ONLY, "No GPU (CPU only)", refused=offered.cpu_refused),
+            *(_choice(found, offered.simulated) for found in offered.classes),
+        ),
+        max(min(most, most if allowed is None else allowed), 1),
         _limit_rows(resolved),
-        simulated,
-        notice,
+        offered.simulated,
+        f"No GPU can be given just now: {offered.frozen}." if offered.frozen else "",
     )
 
 
-def _label(name: str, simulated: bool) -> str:
-    label = "Full GPU" if name == GpuKind.FULL else f"{name} MIG slice"
-    return f"Simulated {label}" if simulated else label
-
-
-def _refused(name: str, free: int, resolved: ResolvedLimits) -> str:
-    limits = resolved.limits
-    if limits.max_mig_instances == 0:
-        return f"no GPU is allowed for you ({resolved.source('max_mig_instances')})"
-    if name == GpuKind.FULL and not limits.allow_full_gpu:
-        return f"not allowed for you ({resolved.source('allow_full_gpu')})"
-    return "" if free else "all in use"
+def _choice(found: ClassAvailability, simulated: bool) -> Choice:
+    label = "Full GPU" if found.name == FULL else f"{found.name} MIG slice"
+    size = format_bytes(found.memory_mib << 20)
+    return Choice(
+        found.name, f"{'Simulated ' if simulated else ''}{label}, {size}", found.free, found.total, found.refused
+    )
 
 
 def _limit_rows(resolved: ResolvedLimits) -> tuple[tuple[str, str, str], ...]:
@@ -168,7 +163,11 @@ def _limit_rows(resolved: ResolvedLimits) -> tuple[tuple[str, str, str], ...]:
     rows = (
         ("CPUs", unlimited if limits.max_cpus is None else f"{float(limits.max_cpus):g}", "max_cpus"),
         ("Memory", unlimited if limits.memory is None else format_bytes(limits.memory), "memory"),
-        ("GPU devices", unlimited if limits.max_mig_instances is None else str(limits.max_mig_instances), "max_mig_instances"),
+        (
+            "GPU devices",
+            unlimited if limits.max_mig_instances is None else str(limits.max_mig_instances),
+            "max_mig_instances",
+        ),
         (
             "Containers at once",
             unlimited if limits.max_containers_per_user is None else str(limits.max_containers_per_user),

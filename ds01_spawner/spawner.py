@@ -18,10 +18,12 @@ from jupyterhub.spawner import SpawnException
 from traitlets import Float, default
 
 from ds01_spawner import options_form
+from ds01_spawner.container_spec import PORT
 from ds01_spawner.core.errors import DS01Error, Reason, Refusal, Unavailable
 from ds01_spawner.core.leases import Owner
 from ds01_spawner.core.ports import ContainerView
 from ds01_spawner.hub import DS01Hub
+from ds01_spawner.launch import Launch
 from ds01_spawner.progress import ProgressLog
 
 REASON_HEADER = "X-DS01-Reason"
@@ -54,6 +56,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
     _address: tuple[str, int] | None = None
     _accepted_options: dict[str, Any]
     _starting = False
+    _last_exit = ""
 
     def __init__(self, **kwargs: Any) -> None:
         self._progress = ProgressLog()
@@ -106,7 +109,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
         resolved = await self.ds01.resolve(self.owner.user, self.groups)
         model = await self.ds01.form(resolved)
         chosen = self.orm_spawner.user_options or {}
-        return _form_template().render(form=model, chosen=chosen)
+        return _form_template().render(form=model, chosen=chosen, last_exit=self._last_exit)
 
     def _read_form(self, form: dict[str, list[str]]) -> dict[str, Any]:
         try:
@@ -152,9 +155,8 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
         await self.ds01.ready()
         resolved = await self.ds01.resolve(self.owner.user, self.groups)
         request = options_form.parse(self.user_options, resolved, self.ds01.environment_names)
-        started = await self.ds01.start(
-            self.owner, request, resolved, env=self.get_env(), args=self.get_args(), progress=self._progress.add
-        )
+        launch = Launch(self.owner, request, resolved, self.get_env(), self.get_args(), self._progress.add)
+        started = await self.ds01.launcher.start(launch)
         self._accept_options(
             {
                 "environment": request.environment,
@@ -164,18 +166,18 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
             }
         )
         self._remember(started.view, started.lease_id)
-        return self.ds01.address(started.view)
+        return started.view.ip, PORT
 
     def _remember(self, view: ContainerView, lease_id: str) -> None:
         self.object_id, self.object_name, self._lease_id = view.id, view.name, lease_id
-        self._address = self.ds01.address(view)
+        self._address = view.ip, PORT
 
     async def stop(self, now: bool = False) -> None:
         """Stop and remove the container; returns when its absence was observed."""
         if self._starting:
             # The cancelled start cleans up after itself; what it may have left is found by its owner below.
             await asyncio.sleep(0)
-        await self.ds01.stop(self.owner, self._lease_id, self.object_id, grace=0 if now else self.stop_grace)
+        await self.ds01.launcher.stop(self.owner, self.object_id, grace=0 if now else self.stop_grace)
         self.clear_state()
 
     async def poll(self) -> int | str | None:
@@ -184,10 +186,11 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
             await self.ds01.ready()
             if self._starting:
                 return None
-            found = await self.ds01.find(self.owner, self.object_id)
+            found = await self.ds01.launcher.find(self.owner, self.object_id)
             if found.alive:
                 self._remember(found.alive, found.lease_id or self._lease_id)
                 return None
+            self._last_exit = found.cause
             return found.cause or 0
         except Exception as problem:  # poll must not raise: the hub would call a live server dead
             self.log.warning("%s: state unknown (%s)", self._log_name, problem)
@@ -219,6 +222,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
         if self._lease_id:
             state["lease_id"] = self._lease_id
         state["accepted_options"] = self._accepted_options
+        state["last_exit"] = self._last_exit
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -226,6 +230,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
         super().load_state(state)
         self._lease_id = state.get("lease_id", "")
         self._accepted_options = state.get("accepted_options", {})
+        self._last_exit = state.get("last_exit", "")
 
     def clear_state(self) -> None:
         """Forget the container; the last accepted options stay."""

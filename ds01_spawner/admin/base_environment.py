@@ -4,8 +4,8 @@
 
 It works through the engine's API alone (no docker command), with a container registry or without one: where none
 answers, the root file system comes from Debian's packages. `images/base/install.sh` then runs in a container, which
-becomes the image. What a site needs for that (its CA bundle, pip and apt settings, proxies) is mounted read-only or
-passed as environment of that one command, so that none of it can stay in the image.
+becomes the image. What a site needs for that (its CA bundle, pip and apt settings, proxies) is only mounted into it,
+so that none of it can stay in the image.
 
 `run` and `test` call this. Images that users build are the builder's, not made here.
 """
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.models.containers import Container
+from docker.types import Mount
 
 from ds01_spawner.admin import build_site
 
@@ -145,21 +146,22 @@ def build_network(client: docker.DockerClient) -> str:
 
 @contextmanager
 def build_container(client: docker.DockerClient, base: str, site: Path) -> Iterator[Container]:
-    """An idle container from `base` that sees the sources and the site's settings, on a tmpfs that is never committed."""
-    mounts = {
-        str(SOURCE): {"bind": BUILD_DIR, "mode": "ro"},
-        str(site): {"bind": SITE_DIR, "mode": "ro"},
-    }
-    container = client.containers.run(
+    """A container from `base` that runs install.sh. What it is given comes by mounts on a tmpfs, which no commit keeps.
+
+    The environment is read from a file, since a container's own is part of what is committed. The job is the
+    container's first process and not an exec, which in a chroot would run outside of the container.
+    """
+    container = client.containers.create(
         base,
-        command=["sleep", "infinity"],
         entrypoint=[],
+        command=["sh", "-c", f". {SITE_DIR}/environment && exec sh {BUILD_DIR}/install.sh"],
         init=True,
-        detach=True,
         network_mode=build_network(client),
         tmpfs={"/run": "", "/tmp": "exec"},
-        volumes=mounts,
-        labels={"ds01.role": "base-build"},
+        mounts=[
+            Mount(BUILD_DIR, str(SOURCE), type="bind", read_only=True),
+            Mount(SITE_DIR, str(site), type="bind", read_only=True),
+        ],
     )
     try:
         yield container
@@ -167,18 +169,18 @@ def build_container(client: docker.DockerClient, base: str, site: Path) -> Itera
         container.remove(force=True, v=True)
 
 
-def run_install(client: docker.DockerClient, container: Container, environment: Mapping[str, str]) -> None:
-    """Runs install.sh, shows its steps, and on failure says its last lines."""
-    job = client.api.exec_create(container.id, ["sh", f"{BUILD_DIR}/install.sh"], environment=dict(environment))
+def run_install(container: Container) -> None:
+    """Runs the container to its end, shows the steps of install.sh, and on failure says its last lines."""
+    container.start()
     tail: list[str] = []
     rest = ""
-    for chunk in client.api.exec_start(job["Id"], stream=True):
+    for chunk in container.logs(stream=True, follow=True):
         *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
         for line in lines:
             if line.startswith("==> "):
                 say(line.removeprefix("==> "))
         tail = [*tail, *lines][-40:]
-    code = client.api.exec_inspect(job["Id"])["ExitCode"]
+    code = container.wait()["StatusCode"]
     if code != 0:
         raise BuildFailed(f"install.sh ended with {code}:\n" + last_lines([*tail, rest]))
 
@@ -192,12 +194,10 @@ def build(client: docker.DockerClient, content: str) -> str:
     """Builds the image for this content and returns its id."""
     base = debian_image(client)
     with tempfile.TemporaryDirectory(prefix="ds01-site-") as folder:
-        environment = build_site.write(Path(folder), SITE_DIR)
+        build_site.write(Path(folder), SITE_DIR)
         with build_container(client, base, Path(folder)) as container:
-            run_install(client, container, environment)
+            run_install(container)
             say("writing the image")
-            # The container's own command and mounts are the build's business: the image states its own.
-            container.stop(timeout=1)
             changes = [*IMAGE_CHANGES, f"LABEL {CONTENT_LABEL}={content}"]
             image = container.commit(repository=REPOSITORY, tag=content, changes=changes)
     return str(image.id)

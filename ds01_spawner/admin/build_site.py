@@ -1,8 +1,7 @@
 """What a site's network asks of an image build: CA bundle, pip and apt settings, proxies.
 
 Settings come from `DS01_BUILD_*`; where those are silent, from what this host itself uses. They are written into a
-folder that a build mounts read-only, and into the environment of the build's command: pip and apt settings may hold
-credentials, so nothing of them may end in an image. Used by `base_environment`.
+folder that a build mounts read-only: pip and apt settings may hold credentials, so nothing of them may end in an image. Used by `base_environment`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import ast
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +24,8 @@ CA_SETTINGS = ("DS01_BUILD_CA_BUNDLE", "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA
 PROXY_SETTINGS = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 # The only pip settings that say where packages come from; all others are this host's own business.
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries", "find-links")
+
+APT_KEYS = tuple(f"Acquire::{key}" for key in ("http", "https", "Retries", "Check-", "ForceIPv"))
 
 
 def apt_sources(mirror: str, security: str) -> str:
@@ -119,8 +121,7 @@ def write_apt(folder: Path, seen_at: str) -> None:
     ]
     if shutil.which("apt-config"):
         dump = subprocess.run(["apt-config", "dump", "Acquire"], capture_output=True, text=True, check=False).stdout
-        # Commands and paths in there are this host's; addresses and switches hold in the build as well.
-        lines += [line for line in dump.splitlines() if line.startswith("Acquire::") and ' "/' not in line]
+        lines += [line for line in dump.splitlines() if line.startswith(APT_KEYS) and ' ""' not in line]
     passwords = Path("/etc/apt/auth.conf")
     if passwords.is_file():
         shutil.copyfile(passwords, folder / "auth.conf")
@@ -128,14 +129,10 @@ def write_apt(folder: Path, seen_at: str) -> None:
     (folder / "apt.conf").write_text("\n".join(lines) + "\n")
 
 
-def write(folder: Path, seen_at: str) -> dict[str, str]:
-    """Writes all settings into `folder`, which the build sees as `seen_at`; returns the build's environment."""
-    write_pip_conf(folder / "pip.conf")
-    write_apt(folder, seen_at)
+def build_environment(folder: Path, seen_at: str) -> dict[str, str]:
+    """The variables that make pip, apt and TLS in a build use what `folder` has, and this host's proxies."""
     environment = {"PIP_CONFIG_FILE": f"{seen_at}/pip.conf", "APT_CONFIG": f"{seen_at}/apt.conf"}
-    bundle = ca_bundle()
-    if bundle:
-        shutil.copyfile(bundle, folder / "ca.crt")
+    if (folder / "ca.crt").exists():
         for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
             environment[name] = f"{seen_at}/ca.crt"
     for name in PROXY_SETTINGS:
@@ -143,3 +140,15 @@ def write(folder: Path, seen_at: str) -> dict[str, str]:
             if spelling in os.environ:
                 environment[spelling] = os.environ[spelling]
     return environment
+
+
+def write(folder: Path, seen_at: str) -> None:
+    """Writes all settings into `folder`, which the build sees as `seen_at`; a shell reads `environment` there first."""
+    write_pip_conf(folder / "pip.conf")
+    write_apt(folder, seen_at)
+    bundle = ca_bundle()
+    if bundle:
+        shutil.copyfile(bundle, folder / "ca.crt")
+    variables = build_environment(folder, seen_at)
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    (folder / "environment").write_text("".join(lines))

@@ -47,7 +47,10 @@ def admit_devices(devices: tuple[Device, ...], resolved: ResolvedLimits, mine: U
         Reason.GPU_EQUIVALENTS,
         f"This would be {mine.gpueq + asked} GPU-equivalents; you may have {allowed} over all your containers "
         f"({resolved.source('max_gpu_equivalents')}) and use {mine.gpueq}. Ask for a smaller slice or stop a container.",
-        asked=str(asked), used=str(mine.gpueq), allowed=str(allowed), rule=str(resolved.source("max_gpu_equivalents")),
+        asked=str(asked),
+        used=str(mine.gpueq),
+        allowed=str(allowed),
+        rule=str(resolved.source("max_gpu_equivalents")),
     )
 
 
@@ -59,7 +62,10 @@ def _check_containers(resolved: ResolvedLimits, mine: Usage) -> None:
     raise Refusal(
         Reason.CONTAINERS,
         f"You run {mine.containers} of at most {allowed} containers ({rule}). Stop one of them first.",
-        asked=1, used=mine.containers, allowed=allowed, rule=rule,
+        asked=1,
+        used=mine.containers,
+        allowed=allowed,
+        rule=rule,
     )
 
 
@@ -72,7 +78,9 @@ def _check_devices(request: Request, resolved: ResolvedLimits, mine: Usage) -> N
         raise Refusal(
             Reason.FULL_GPU,
             f"A full GPU is not allowed for you ({rule}). Ask for a MIG class such as '1g' or a size such as '>=20GB'.",
-            asked="full", allowed=False, rule=rule,
+            asked="full",
+            allowed=False,
+            rule=rule,
         )
     allowed = limits.max_mig_instances
     if allowed is None or mine.devices + request.count <= allowed:
@@ -83,7 +91,11 @@ def _check_devices(request: Request, resolved: ResolvedLimits, mine: Usage) -> N
     raise Refusal(
         Reason.DEVICES,
         f"You asked for {request.count} GPU device(s) and use {mine.devices} of at most {allowed} ({rule}). {way_out}",
-        asked=request.count, used=mine.devices, allowed=allowed, rule=rule, fits=left,
+        asked=request.count,
+        used=mine.devices,
+        allowed=allowed,
+        rule=rule,
+        fits=left,
     )
 
 
@@ -102,5 +114,8 @@ def _check_memory(resolved: ResolvedLimits, mine: Usage, everybody: Usage, host:
                 reason,
                 f"A container of yours gets {format_bytes(asked)} of memory ({rule}); {whose} {format_bytes(used)} of the "
                 f"{format_bytes(room)} that this machine gives to containers. Stop a container, or try again later.",
-                asked=asked, used=used, allowed=room, rule=rule,
+                asked=asked,
+                used=used,
+                allowed=room,
+                rule=rule,
             )

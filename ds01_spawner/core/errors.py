@@ -1,13 +1,13 @@
 """The error tree of DS01 Hub, and the closed set of reasons for a refusal.
 
-    DS01Error
-      Refusal            a decision against a request; public: its text reaches the user
-      ConfigError        a configuration file is wrong: path, line, what would be right
-      Unavailable        a part that we need gives no answer; nothing is granted or freed meanwhile
-        EngineUnavailable, InventoryUnavailable, LedgerUnavailable
-      EngineRefused      the engine understood a call and said no (bad image, name clash)
-      LeaseConflict      the ledger forbids what was to be written (a slot is claimed already)
-      IllegalTransition  a lease can't go from its state to the one asked for
+DS01Error
+  Refusal            a decision against a request; public: its text reaches the user
+  ConfigError        a configuration file is wrong: path, line, what would be right
+  Unavailable        a part that we need gives no answer; nothing is granted or freed meanwhile
+    EngineUnavailable, InventoryUnavailable, LedgerUnavailable, FirewallUnavailable
+  EngineRefused      the engine understood a call and said no (bad image, name clash)
+  LeaseConflict      the ledger forbids what was to be written (a slot is claimed already)
+  IllegalTransition  a lease can't go from its state to the one asked for
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ class InventoryUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     """The ledger's database can't be read or written."""
+
+
+class FirewallUnavailable(Unavailable):
+    """The packet filter can't be read or written, so that nothing keeps containers off the host."""
 
 
 class EngineRefused(DS01Error):

@@ -76,6 +76,7 @@ class Lease:
     hold_until: float | None = None
     ended_at: float | None = None
     reason: str = ""
+    priority: int = 0
 
     @property
     def live(self) -> bool:
@@ -88,8 +89,19 @@ class Lease:
         return sum((device.gpueq for device in self.devices), Fraction(0))
 
 
-def move(lease: Lease, to: LeaseState, *, now: float, reason: str = "", container_id: str = "") -> Lease:
-    """The lease in its next state. Raises IllegalTransition; moving to the state that it has changes nothing."""
+def move(
+    lease: Lease,
+    to: LeaseState,
+    *,
+    now: float,
+    reason: str = "",
+    container_id: str = "",
+    hold_until: float | None = None,
+) -> Lease:
+    """The lease in its next state. Raises IllegalTransition; moving to the state that it has changes nothing.
+
+    `hold_until` counts for a hold alone; None is a hold without end.
+    """
     if lease.state is to:
         return lease
     if to not in MOVES[lease.state]:
@@ -97,6 +109,22 @@ def move(lease: Lease, to: LeaseState, *, now: float, reason: str = "", containe
     moved = replace(lease, state=to, reason=reason or lease.reason)
     if to is LeaseState.BOUND:
         moved = replace(moved, bound_at=now, hold_until=None, container_id=container_id or lease.container_id)
+    if to is LeaseState.ON_HOLD:
+        moved = replace(moved, hold_until=hold_until)
     if to is LeaseState.RELEASED:
         moved = replace(moved, ended_at=now)
     return moved
+
+
+def ended(lease: Lease, *, now: float, reason: str = "") -> Lease:
+    """The lease after its container's absence was observed, by the table's own steps. An ended lease stays as it is.
+
+    A reason that was given when the release began is kept: it says who or what ended the container.
+    """
+    if lease.state is LeaseState.RELEASED:
+        return lease
+    if lease.state is LeaseState.RELEASING:
+        return move(lease, LeaseState.RELEASED, now=now, reason=lease.reason or reason)
+    if lease.state is not LeaseState.LOST:
+        lease = move(lease, LeaseState.RELEASING, now=now)
+    return move(lease, LeaseState.RELEASED, now=now, reason=reason)

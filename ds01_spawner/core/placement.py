@@ -83,7 +83,14 @@ def place(request: Request, inventory: Inventory, taken: Taken, *, allow_full: b
 
 def _preference(device: Device, free: Collection[Device], chosen: Collection[Device]) -> tuple[object, ...]:
     left_on_gpu = sum(d.gpu_uuid == device.gpu_uuid and d not in chosen for d in free)
-    return (device.memory_mib, device.gpueq, left_on_gpu, device.gpu_uuid, -1 if device.start is None else device.start, device.uuid)
+    return (
+        device.memory_mib,
+        device.gpueq,
+        left_on_gpu,
+        device.gpu_uuid,
+        -1 if device.start is None else device.start,
+        device.uuid,
+    )
 
 
 def classes(devices: Iterable[Device]) -> dict[str, int]:
@@ -104,7 +111,9 @@ def _no_such_device(request: Request, inventory: Inventory, have: int) -> Refusa
     return Refusal(
         Reason.NO_SUCH_DEVICE,
         f"This machine can't give {request}: it has {have} of that kind. {offered}{sick}",
-        asked=str(request), allowed=have, fits=classes(devices),
+        asked=str(request),
+        allowed=have,
+        fits=classes(devices),
     )
 
 
@@ -114,5 +123,8 @@ def _busy(request: Request, every: Collection[Device], free: Collection[Device])
         Reason.BUSY,
         f"{request}: {same} of {len(every)} of that kind are free now. Free on this machine: {_listed(free)}. "
         "Take one of those, start without a GPU, or try again later.",
-        asked=str(request), used=len(every) - same, allowed=len(every), fits=classes(free),
+        asked=str(request),
+        used=len(every) - same,
+        allowed=len(every),
+        fits=classes(free),
     )

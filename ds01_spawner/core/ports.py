@@ -49,16 +49,31 @@ class Ledger(Protocol):
     """
 
     def reserve(self, decide: Callable[[Sequence[Lease]], Lease], *, now: float) -> Lease:
-        """Run `decide` on all live leases inside the write transaction and write the lease with its claims that it returns.
+        """Run `decide` on all live leases inside the write transaction; write the lease that it returns, and its claims.
 
-        What `decide` raises passes through and nothing is written. Raises LeaseConflict where the claims' primary key says no.
+        A hold of the same owner ends in the same transaction, so that its devices can be given to the new lease.
+        What `decide` raises passes through and nothing is written. Raises LeaseConflict where the claims' key says no.
         """
         ...
 
     def move(
-        self, lease_id: str, to: LeaseState, *, now: float, reason: str = "", container_id: str = ""
+        self,
+        lease_id: str,
+        to: LeaseState,
+        *,
+        now: float,
+        reason: str = "",
+        container_id: str = "",
+        hold_until: float | None = None,
     ) -> Lease:
-        """Move a lease by the table of `core.leases`; claims go with `released`. Raises IllegalTransition, KeyError."""
+        """Move a lease by the table of `core.leases`; claims go with `released`. Raises IllegalTransition, KeyError.
+
+        Each change of state writes its event (`core.lease_events`) in the same transaction, here and in the others.
+        """
+        ...
+
+    def end(self, lease_id: str, *, now: float, reason: str = "") -> Lease:
+        """Release a live lease by the table's steps, in one transaction; an ended one stays. Raises KeyError."""
         ...
 
     def adopt(self, lease: Lease, *, now: float) -> Lease:

@@ -1,0 +1,104 @@
+"""REST in the hub process, under `/hub/api/ds01/v1/`: what the services and the command line ask.
+
+Handlers authenticate, call one method of `DS01Hub` and write JSON; the shapes are in `core.wire`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from jupyterhub.apihandlers.base import APIHandler
+from jupyterhub.scopes import needs_scope
+from tornado.web import HTTPError
+
+from ds01_spawner.core import wire
+
+if TYPE_CHECKING:
+    from ds01_spawner.hub import DS01Hub
+
+LIMITS_READ = "custom:ds01:limits:read"
+LEASES_READ = "custom:ds01:leases:read"
+CUSTOM_SCOPES = {
+    LIMITS_READ: {"description": "Read the resolved limits and the use of any user."},
+    LEASES_READ: {"description": "Read all live leases."},
+}
+#: JupyterHub's `admin` role can't be extended, so admins get ours by a role of its own.
+ROLES = [{"name": "ds01-admin", "description": "DS01: see all limits and leases", "scopes": [LIMITS_READ, LEASES_READ]}]
+
+
+class DS01Handler(APIHandler):  # type: ignore[misc]  # jupyterhub's handlers are untyped
+    """Base: holds the hub's parts and writes JSON."""
+
+    def initialize(self, ds01: DS01Hub) -> None:
+        """Called by tornado with the route's arguments."""
+        self.ds01 = ds01
+
+    def answer(self, body: dict[str, Any]) -> None:
+        """Write a JSON body."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(body))
+
+    def hub_user(self, name: str) -> Any:
+        """The hub's user of that name, or 404."""
+        user = self.find_user(name)
+        if user is None:
+            raise HTTPError(404, f"No such user: {name}")
+        return user
+
+    async def limits_of(self, user: Any) -> dict[str, Any]:
+        """Resolved limits with usage."""
+        resolved = await self.ds01.resolve(user.name, tuple(group.name for group in user.groups))
+        return wire.limits(resolved, await self.ds01.usage(user.name))
+
+
+class OwnLimitsHandler(DS01Handler):
+    """GET limits: the caller's own. A container's token works too, for its owner."""
+
+    async def get(self) -> None:
+        """Answer for whoever the token or session belongs to."""
+        user = self.current_user
+        if user is None:
+            raise HTTPError(403, "Log in, or send a token: Authorization: token <token>")
+        if not hasattr(user, "groups") or not hasattr(user, "spawners"):
+            raise HTTPError(400, "A service has no limits of its own; ask for limits/<user>")
+        self.answer(await self.limits_of(user))
+
+
+class LimitsHandler(DS01Handler):
+    """GET limits/<user>: anybody's, with a scope."""
+
+    @needs_scope(LIMITS_READ)
+    async def get(self, name: str) -> None:
+        """Answer for one user."""
+        self.answer(await self.limits_of(self.hub_user(name)))
+
+
+class DevicesHandler(DS01Handler):
+    """GET devices: what is free, by class; no names of people."""
+
+    async def get(self) -> None:
+        """Answer to any user or service."""
+        if self.current_user is None:
+            raise HTTPError(403, "Log in, or send a token: Authorization: token <token>")
+        self.answer(await self.ds01.devices())
+
+
+class LeasesHandler(DS01Handler):
+    """GET leases: all live ones, oldest first."""
+
+    @needs_scope(LEASES_READ)
+    async def get(self) -> None:
+        """Answer with every live lease."""
+        self.answer({"leases": [wire.lease(lease) for lease in await self.ds01.allocator.live()]})
+
+
+def handlers(ds01: DS01Hub) -> list[tuple[str, type[DS01Handler], dict[str, Any]]]:
+    """Routes for `JupyterHub.extra_handlers`, which adds the hub's prefix."""
+    made = {"ds01": ds01}
+    return [
+        (r"/api/ds01/v1/limits", OwnLimitsHandler, made),
+        (r"/api/ds01/v1/limits/([^/]+)", LimitsHandler, made),
+        (r"/api/ds01/v1/devices", DevicesHandler, made),
+        (r"/api/ds01/v1/leases", LeasesHandler, made),
+    ]
