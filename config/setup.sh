@@ -40,19 +40,22 @@ step_number=0
 step() {
     current_step=$1; shift
     step_number=$((step_number + 1))
-    [ -n "$setup_log" ] || { setup_log=$(mktemp /tmp/ds01-setup.XXXXXX); trap end_of_steps EXIT; }
+    [ -n "$setup_log" ] || { setup_log=$(mktemp /tmp/ds01-setup.XXXXXX); trap 'end_of_steps $?' EXIT; }
     begin=$(date +%s)
     printf '[%d/%d] %s ... ' "$step_number" "$total_steps" "$current_step"
+    told=
     "$@" >>"$setup_log" 2>&1
+    [ -z "$told" ] || printf '\n      '
     echo "$(($(date +%s) - begin)) s"
     current_step=
 }
 
 # A line below the step that is running.
-tell() { printf '\n      %s' "$*" >&3; }
+tell() { printf '\n      %s' "$*" >&3; told=yes; }
 
+# end_of_steps CODE : says why a step failed, and ends with that code.
 end_of_steps() {
-    code=$?
+    code=$1
     if [ "$code" -ne 0 ] && [ -n "$current_step" ]; then
         printf '\n\nFailed: %s. The last lines of its output (all of it: %s):\n' "$current_step" "$setup_log" >&2
         tail -n 20 "$setup_log" | sed 's/^/    | /' >&2
@@ -103,7 +106,6 @@ install_packages() {
     [ $# -gt 0 ] || return 0
     command -v apt-get >/dev/null || fail "please install: $* (this machine has no apt-get)"
     tell "installing: $*"
-    printf '\n      ' >&3
     DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND
     apt-get -q update
     apt-get -qy install --no-install-recommends "$@"
@@ -142,7 +144,7 @@ proxy_package() {
 
 # ---- engine and base environment -------------------------------------------------------------------------------
 
-engine_answers() { "$python" -c 'import docker; docker.from_env(timeout=10).ping()'; }
+engine_answers() { "$python" -c 'import docker; docker.from_env(timeout=10).ping()' 2>/dev/null; }
 
 # Uses the engine that answers; installs and starts Debian's where there is none.
 engine() {
@@ -155,7 +157,6 @@ engine() {
     elif ! engine_answers; then
         mkdir -p /var/log/ds01
         tell "no systemd here: starting dockerd, log /var/log/ds01/engine.log"
-        printf '\n      ' >&3
         PATH="$PATH:/usr/sbin:/sbin" setsid dockerd >>/var/log/ds01/engine.log 2>&1 </dev/null 3>&- &
     fi
     tries=0

@@ -32,7 +32,7 @@ def main() -> int:
     """Print the problems; 1 if there are any."""
     pages = [page for page in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(page.parts)]
     found = [problem for page in sorted(pages) for problem in problems(page)]
-    print("\n".join(found) or f"{len(pages)} pages, all links lead somewhere")
+    sys.stdout.write(("\n".join(found) or f"{len(pages)} pages, all links lead somewhere") + "\n")
     return 1 if found else 0
 
 

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub.apihandlers.base import APIHandler
-from jupyterhub.scopes import needs_scope
+from jupyterhub.scopes import define_custom_scopes, needs_scope
 from tornado.web import HTTPError
 
 from ds01_spawner.core import wire
@@ -23,6 +23,8 @@ CUSTOM_SCOPES = {
     LIMITS_READ: {"description": "Read the resolved limits and the use of any user."},
     LEASES_READ: {"description": "Read all live leases."},
 }
+# `needs_scope` checks its scope when a class is made, which is before the hub reads its custom scopes.
+define_custom_scopes(CUSTOM_SCOPES)
 #: JupyterHub's `admin` role can't be extended, so admins get ours by a role of its own.
 ROLES = [{"name": "ds01-admin", "description": "DS01: see all limits and leases", "scopes": [LIMITS_READ, LEASES_READ]}]
 
@@ -68,7 +70,7 @@ class OwnLimitsHandler(DS01Handler):
 class LimitsHandler(DS01Handler):
     """GET limits/<user>: anybody's, with a scope."""
 
-    @needs_scope(LIMITS_READ)
+    @needs_scope(LIMITS_READ)  # type: ignore[untyped-decorator]  # jupyterhub is untyped
     async def get(self, name: str) -> None:
         """Answer for one user."""
         self.answer(await self.limits_of(self.hub_user(name)))
@@ -87,7 +89,7 @@ class DevicesHandler(DS01Handler):
 class LeasesHandler(DS01Handler):
     """GET leases: all live ones, oldest first."""
 
-    @needs_scope(LEASES_READ)
+    @needs_scope(LEASES_READ)  # type: ignore[untyped-decorator]  # jupyterhub is untyped
     async def get(self) -> None:
         """Answer with every live lease."""
         self.answer({"leases": [wire.lease(lease) for lease in await self.ds01.allocator.live()]})

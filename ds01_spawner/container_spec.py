@@ -17,7 +17,6 @@ PORT = 8888
 NANO = 10**9
 #: What an image could set to reach into another program; Docker removes a variable that is named without "=".
 STRIPPED = ("LD_PRELOAD", "LD_AUDIT", "DOCKER_HOST")
-OPEN_FILES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +109,7 @@ def _host_config(wanted: Wanted) -> dict[str, Any]:
         "GroupAdd": [str(gid) for gid in wanted.extra_groups],
         "Mounts": [_mount(mount) for mount in wanted.mounts],
         "Tmpfs": {"/tmp": _tmpfs(limits.storage_tmp)},  # noqa: S108 - a mount point inside the container
-        "Ulimits": [
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
-        ],
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "5m", "max-file": "2"}},
         "PidsLimit": limits.pids_limit or 0,
         "Memory": limits.memory or 0,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +19,24 @@ from traitlets.config import LoggingConfigurable
 from ds01_spawner import api, options_form
 from ds01_spawner.adapters.clock import system_clock
 from ds01_spawner.adapters.engine import DockerEngine
-from ds01_spawner.adapters.event_log import EventLog
+from ds01_spawner.adapters.event_log import EventLog, fan_out
 from ds01_spawner.adapters.firewall import Firewall
 from ds01_spawner.adapters.host import UserFolders, read_host
 from ds01_spawner.adapters.identity import IdentityFiles
 from ds01_spawner.adapters.ledger import SqlLedger
+from ds01_spawner.adapters.metrics import Metrics
 from ds01_spawner.adapters.nvml import NvmlInventory
 from ds01_spawner.adapters.quota_yaml import QuotaFile
+from ds01_spawner.adapters.seed_files import SeedFiles
 from ds01_spawner.adapters.simulated_gpus import SimulatedInventory
 from ds01_spawner.allocator import Allocator
 from ds01_spawner.core import wire
 from ds01_spawner.core.admission import Host
 from ds01_spawner.core.limits import Limits, ResolvedLimits
-from ds01_spawner.core.ports import Engine, Event, GpuInventory
+from ds01_spawner.core.ports import Engine, GpuInventory
 from ds01_spawner.core.principals import Principal
 from ds01_spawner.core.quota import clamp, resolve
+from ds01_spawner.core.report import Report
 from ds01_spawner.core.usage import Usage, usage_of
 from ds01_spawner.launch import Launcher, Site, shared_mounts
 from ds01_spawner.lifecycle import ContainerLifecycle
@@ -87,6 +90,10 @@ class DS01Hub(LoggingConfigurable):
     data = Unicode("", help="Host folder seen read-only as /data. Empty: none.").tag(config=True)
     models = Unicode("", help="Host folder seen read-only as /models. Empty: none.").tag(config=True)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> DS01Hub:
+        """Itself: traitlets copies the values of a configuration, and threads and sockets can't be copied."""
+        return self
+
     # -- making the parts; tests put a fake in place of one
 
     def make_engine(self) -> Engine:
@@ -129,23 +136,37 @@ class DS01Hub(LoggingConfigurable):
         self.gateway = self.open_network()
 
     def _open_allocator(self) -> None:
+        self.metrics, self.seed_files = Metrics(), SeedFiles(Path(self.root))
         self.allocator = Allocator(
             SqlLedger(self.ledger_url or f"sqlite:///{self.state}/hub/ledger.sqlite"),
             self.inventory,
             clock=system_clock,
             node=self.node,
             host=self.host,
-            events=self.make_events(),
+            events=fan_out(EventLog(self.logs / "events.jsonl"), self.metrics, self.seed_files),
         )
-        ours = {"instance": self.instance, "label_key": self.label_key}
-        self.lifecycle = ContainerLifecycle(self.allocator, self.engine, **ours)
+        self.lifecycle = ContainerLifecycle(
+            self.allocator, self.engine, instance=self.instance, label_key=self.label_key
+        )
         self.reconciler = Reconciler(
-            self.allocator, self.engine, self.inventory, **ours, clock=system_clock, every=self.reconcile_every
+            self.allocator,
+            self.engine,
+            instance=self.instance,
+            label_key=self.label_key,
+            clock=system_clock,
+            every=self.reconcile_every,
+            observe=self.after_reconcile,
         )
 
-    def make_events(self) -> Callable[[Event], None]:
-        """Where events go beside the ledger: one line each in events.jsonl."""
-        return EventLog(self.logs / "events.jsonl")
+    def after_reconcile(self, report: Report) -> None:
+        """Called in a thread: metrics, the seed's files, and the packet filter, which others may have taken away."""
+        self.metrics.observe(report)
+        self.seed_files.export(report)
+        self.assert_firewall()
+
+    def assert_firewall(self) -> None:
+        """Put the containers' packet filter in force again."""
+        self.firewall.apply()
 
     def _site(self) -> Site:
         return Site(

@@ -151,10 +151,7 @@ def form_model(resolved: ResolvedLimits, environments: Sequence[str], offered: A
 
 def _choice(found: ClassAvailability, simulated: bool) -> Choice:
     label = "Full GPU" if found.name == FULL else f"{found.name} MIG slice"
-    size = format_bytes(found.memory_mib << 20)
-    return Choice(
-        found.name, f"{'Simulated ' if simulated else ''}{label}, {size}", found.free, found.total, found.refused
-    )
+    return Choice(found.name, f"Simulated {label}" if simulated else label, found.free, found.total, found.refused)
 
 
 def _limit_rows(resolved: ResolvedLimits) -> tuple[tuple[str, str, str], ...]:

@@ -20,7 +20,7 @@ from ds01_spawner.core.errors import DS01Error, InventoryUnavailable, LeaseConfl
 from ds01_spawner.core.leases import Lease, LeaseState
 from ds01_spawner.core.ports import Clock, ContainerView, Engine
 from ds01_spawner.core.reconcile import Act, Action, World
-from ds01_spawner.core.report import Report, report
+from ds01_spawner.core.report import Outcome, Report, report
 from ds01_spawner.lifecycle import ContainerLifecycle
 from ds01_spawner.owned import undisturbed
 
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds in which further engine events count as the same one.
 DEBOUNCE = 0.2
+Claims = tuple[tuple[str, str, str], ...]
 #: At most this many actions go on at once.
 AT_ONCE = 8
 
@@ -35,7 +36,7 @@ AT_ONCE = 8
 class Reconciler:
     """Keeps the three truths equal.
 
-    `grace`: seconds that a container gets to end; `every`: seconds between two comparisons when nothing happens (±10 %);
+    `grace`: seconds that a container gets to end; `every`: seconds between two comparisons when nothing happens, ±10 %;
     `observe` is given each report (metrics, exports) and runs in a thread.
     """
 
@@ -131,7 +132,7 @@ class Reconciler:
         async with self._one_run:
             busy = frozenset(self._allocator.in_flight)
             try:
-                world = await self._look(busy)
+                world, claims = await self._look(busy)
             except Unavailable as problem:
                 self._allocator.frozen = f"the containers can't be compared with the ledger ({problem})"
                 return await self._tell(Report(at=self._clock(), frozen=self._allocator.frozen))
@@ -139,12 +140,12 @@ class Reconciler:
             actions = reconcile.plan(world)
             limit = asyncio.Semaphore(AT_ONCE)
             done = await asyncio.gather(*(self._carefully(action, limit) for action in actions))
-            return await self._tell(await self._checked(world, tuple(filter(None, done))))
+            return await self._tell(await self._checked(world, claims, tuple(filter(None, done))))
 
-    async def _look(self, busy: frozenset[str]) -> World:
+    async def _look(self, busy: frozenset[str]) -> tuple[World, Claims]:
         """All three truths. Raises Unavailable where the engine or the ledger is silent; the GPUs may be None."""
         containers = await self._engine.list()
-        leases = await self._allocator.live()
+        leases, claims = await self._allocator.live_with_claims()
         inventory = None
         try:
             inventory = await self._allocator.inventory(max_age=0)
@@ -153,14 +154,14 @@ class Reconciler:
         trusted = frozenset(c.id for c in containers if self._trusts(c))
         # Who was busy before the look may be done by now, and what was listed of theirs is old.
         busy |= frozenset(self._allocator.in_flight)
-        return World(leases, containers, inventory, trusted, self._instance, self._clock(), busy)
+        return World(leases, containers, inventory, trusted, self._instance, self._clock(), busy), claims
 
     def _apply(self, world: World) -> None:
         if world.inventory is not None:
             self._allocator.set_external(reconcile.external(world, world.inventory))
             self._allocator.frozen = ""
 
-    async def _carefully(self, action: Action, limit: asyncio.Semaphore) -> tuple[Action, str] | None:
+    async def _carefully(self, action: Action, limit: asyncio.Semaphore) -> Outcome | None:
         """Carry out one action; it with what went wrong, None where it wasn't needed any more."""
         async with limit, self._allocator.guard(action.owner, wait=False) as alone:
             if not alone:
@@ -262,29 +263,23 @@ class Reconciler:
 
     # -- what came of it
 
-    async def _checked(self, before: World, done: tuple[tuple[Action, str], ...]) -> Report:
-        """The report, with the invariants checked; one that is broken must be so in two looks, since neither is instant."""
+    async def _checked(self, world: World, claims: Claims, done: tuple[Outcome, ...]) -> Report:
+        """The report with the invariants checked. What is broken must be so in two looks: a look is not instant."""
         try:
-            world, claims = await self._look_again(before)
-            found = report(world, claims, done, frozen=self._allocator.frozen, external=self._allocator.external)
+            if done:
+                world, claims = await self._look(world.busy)
+            found = self._report(world, claims, done)
             if found.violations:
-                world, claims = await self._look_again(before)
-                again = report(world, claims, done, frozen=self._allocator.frozen, external=self._allocator.external)
-                both = tuple(text for text in again.violations if text in found.violations)
-                found = replace(again, violations=both)
+                again = self._report(*await self._look(world.busy), done)
+                found = replace(again, violations=tuple(v for v in again.violations if v in found.violations))
         except Unavailable as problem:
             return Report(at=self._clock(), frozen=self._allocator.frozen or str(problem), done=done)
         for violation in found.violations:
             _log.error("invariant broken: %s", violation)
         return found
 
-    async def _look_again(self, before: World) -> tuple[World, tuple[tuple[str, str, str], ...]]:
-        containers = await self._engine.list()
-        leases, claims = await self._allocator.live_with_claims()
-        trusted = frozenset(c.id for c in containers if self._trusts(c))
-        busy = before.busy | frozenset(self._allocator.in_flight)
-        now = self._clock()
-        return World(leases, containers, before.inventory, trusted, self._instance, now, busy), claims
+    def _report(self, world: World, claims: Claims, done: tuple[Outcome, ...]) -> Report:
+        return report(world, claims, done, frozen=self._allocator.frozen, external=self._allocator.external)
 
     async def _tell(self, result: Report) -> Report:
         self.last = result

@@ -109,7 +109,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
         resolved = await self.ds01.resolve(self.owner.user, self.groups)
         model = await self.ds01.form(resolved)
         chosen = self.orm_spawner.user_options or {}
-        return _form_template().render(form=model, chosen=chosen, last_exit=self._last_exit)
+        return str(_form_template().render(form=model, chosen=chosen, last_exit=self._last_exit))
 
     def _read_form(self, form: dict[str, list[str]]) -> dict[str, Any]:
         try:
@@ -141,7 +141,10 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
         except Unavailable as problem:
             self._reset_options()
             self.log.error("%s can't start: %s", self._log_name, problem)
-            text = "The container engine gives no answer just now. Nothing was started; please try again in a minute."
+            text = (
+                f"The container could not be started just now ({str(problem)[:300]}). Nothing of it stays. "
+                "Please try again in a minute, and tell an administrator if it goes on."
+            )
             raise refused(Refusal(Reason.ENGINE, text)) from None
         except DS01Error as problem:
             self._reset_options()

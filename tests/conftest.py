@@ -27,6 +27,12 @@ IMAGE_FILES = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """docker-py leaves the socket of a refused connection to the garbage collector."""
+    refused = "unclosed <socket.socket fd=[0-9]+, family=1, type=1, proto=0>"
+    config.addinivalue_line("filterwarnings", f"ignore:{refused}:ResourceWarning")
+
+
 @pytest.fixture(scope="session")
 def engine_url() -> str:
     """The test engine's address; a test that needs it is skipped where none answers."""

@@ -73,7 +73,7 @@ class NvmlInventory:
         future.set_running_or_notify_cancel()  # from here on a cancelled caller can't cancel the thread's future
         self._running = future
         # A daemon thread, not an executor's: a call that hangs must not keep the process from ending.
-        threading.Thread(target=self._work, args=(future,), name="nvml", daemon=False).start()
+        threading.Thread(target=self._work, args=(future,), name="nvml", daemon=True).start()
         inventory = await asyncio.wrap_future(future)
         self._last = number, inventory
         return inventory

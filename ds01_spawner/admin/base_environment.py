@@ -54,7 +54,7 @@ IMAGE_CHANGES = [
 ]
 
 
-class BuildFailed(Exception):
+class BuildError(Exception):
     """The base environment could not be built; the text says why, with the last lines of output."""
 
 
@@ -116,13 +116,13 @@ def import_debian(client: docker.DockerClient) -> None:
         with log.open("wb") as output:
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
         if done.returncode != 0:
-            raise BuildFailed("debootstrap failed:\n" + last_lines(log.read_text(errors="replace").splitlines()))
+            raise BuildError("debootstrap failed:\n" + last_lines(log.read_text(errors="replace").splitlines()))
         forget_host(root)
         archive = subprocess.Popen(["tar", "--numeric-owner", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
         assert archive.stdout is not None
         client.api.import_image_from_stream(archive.stdout, repository=LOCAL_BASE.split(":")[0], tag="12")
         if archive.wait() != 0 or not find_image(client, LOCAL_BASE):
-            raise BuildFailed("the engine did not take the Debian root file system")
+            raise BuildError("the engine did not take the Debian root file system")
 
 
 def forget_host(root: Path) -> None:
@@ -157,7 +157,7 @@ def build_container(client: docker.DockerClient, base: str, site: Path) -> Itera
         command=["sh", "-c", f". {SITE_DIR}/environment && exec sh {BUILD_DIR}/install.sh"],
         init=True,
         network_mode=build_network(client),
-        tmpfs={"/run": "", "/tmp": "exec"},
+        tmpfs={"/run": ""},
         mounts=[
             Mount(BUILD_DIR, str(SOURCE), type="bind", read_only=True),
             Mount(SITE_DIR, str(site), type="bind", read_only=True),
@@ -182,7 +182,7 @@ def run_install(container: Container) -> None:
         tail = [*tail, *lines][-40:]
     code = container.wait()["StatusCode"]
     if code != 0:
-        raise BuildFailed(f"install.sh ended with {code}:\n" + last_lines([*tail, rest]))
+        raise BuildError(f"install.sh ended with {code}:\n" + last_lines([*tail, rest]))
 
 
 def last_lines(lines: list[str]) -> str:
@@ -230,7 +230,7 @@ def main() -> int:
         return 0
     try:
         result = ensure(docker.from_env(timeout=BUILD_SILENCE_SECONDS), options.force)
-    except (BuildFailed, APIError, DockerException) as error:
+    except (BuildError, APIError, DockerException) as error:
         print(f"The base environment could not be built: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result) if options.json else result["tag"])

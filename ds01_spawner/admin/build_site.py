@@ -1,7 +1,8 @@
 """What a site's network asks of an image build: CA bundle, pip and apt settings, proxies.
 
 Settings come from `DS01_BUILD_*`; where those are silent, from what this host itself uses. They are written into a
-folder that a build mounts read-only: pip and apt settings may hold credentials, so nothing of them may end in an image. Used by `base_environment`.
+folder that a build mounts read-only: pip and apt settings may hold credentials, so nothing of them may end in an image.
+Used by `base_environment`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,7 @@ APT_KEYS = tuple(f"Acquire::{key}" for key in ("http", "https", "Retries", "Chec
 
 def apt_sources(mirror: str, security: str) -> str:
     """Debian 12 with its updates and security updates."""
-    return (
-        f"deb {mirror} bookworm main\n"
-        f"deb {mirror} bookworm-updates main\n"
-        f"deb {security} bookworm-security main\n"
-    )
+    return f"deb {mirror} bookworm main\ndeb {mirror} bookworm-updates main\ndeb {security} bookworm-security main\n"
 
 
 PUBLIC_APT_SOURCES = apt_sources(DEFAULT_MIRROR, DEFAULT_SECURITY)

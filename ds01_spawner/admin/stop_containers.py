@@ -1,4 +1,4 @@
-"""`python -m ds01_spawner.admin.stop_containers --instance NAME`: ends every container of one hub, as `./run stop` does.
+"""`python -m ds01_spawner.admin.stop_containers --instance NAME`: ends all containers of one hub, for `./run stop`.
 
 Each gets its time to end by itself. Volumes, and so users' files, stay. The ledger learns of it when the hub starts
 again and finds them gone.
@@ -37,7 +37,9 @@ def main() -> int:
     parser.add_argument("--instance", required=True, help=f"value of the label {INSTANCE_LABEL}")
     instance = parser.parse_args().instance
     client = docker.from_env(timeout=60 + GRACE_SECONDS)
-    containers = client.containers.list(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"}, ignore_removed=True)
+    containers = client.containers.list(
+        all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"}, ignore_removed=True
+    )
     if not containers:
         print("Containers: none to stop")
         return 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_PROFILE = re.compile(r"(?:(?P<compute>[1-9][0-9]*)c\.)?(?P<slices>[1-9][0-9]*)g\.(?P<gb>[1-9][0-9]*)gb(?P<attribute>[+-][a-z.]+)?")
+_PROFILE = re.compile(
+    r"(?:(?P<compute>[1-9][0-9]*)c\.)?(?P<slices>[1-9][0-9]*)g\.(?P<gb>[1-9][0-9]*)gb(?P<attribute>[+-][a-z.]+)?"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,4 +38,6 @@ def parse_profile(name: str) -> MigProfile:
     if not found:
         raise ValueError(f"{name!r} is not a MIG profile such as '2g.10gb'")
     compute = found["compute"]
-    return MigProfile(int(found["slices"]), int(found["gb"]), found["attribute"] or "", int(compute) if compute else None)
+    return MigProfile(
+        int(found["slices"]), int(found["gb"]), found["attribute"] or "", int(compute) if compute else None
+    )

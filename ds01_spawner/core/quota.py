@@ -27,7 +27,7 @@ HOST = Source("host")
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Limits out of several rules, with the source of each key that a rule set; `conflicts` are keys that gave way, and how."""
+    """Limits out of several rules and the source of each key that one set; `conflicts`: keys that gave way, and how."""
 
     limits: Limits
     sources: dict[str, Source]

@@ -111,7 +111,7 @@ class QuotaPolicy:
         return next((group for group in self.groups if group.name == name), None)
 
     def priority(self, group: Group) -> int:
-        """What decides between two groups of a user: the group's own priority, else the defaults', else the built-in."""
+        """What decides between two groups of a user: the group's own priority, the defaults', or the built-in one."""
         for rule in (group.rule, self.defaults):
             if (setting := rule.settings.get("priority")) and isinstance(setting.value, int):
                 return setting.value
@@ -123,7 +123,7 @@ class QuotaPolicy:
         return tuple(g for g in self.groups if g.name in known or any(member.name == user for member in g.members))
 
     def best(self, groups: Iterable[Group]) -> Group | None:
-        """The group that counts: highest priority, among equals the first in the file; without any, the default group."""
+        """The group that counts: highest priority, among equals the first in the file; of none, the default group."""
         return max(groups, key=self.priority, default=self.group(self.default_group))
 
 

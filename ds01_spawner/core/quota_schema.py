@@ -200,7 +200,7 @@ def closest(key: str, known: Iterable[str]) -> str:
 
 
 def read_expiry(node: Node) -> float:
-    """POSIX seconds at which an override ends: a time, or a date's last moment; UTC without a zone. Raises SettingError."""
+    """POSIX seconds when an override ends: a time, or a date's last moment; UTC without a zone. Raises SettingError."""
     value = node.value if isinstance(node, ScalarNode) else None
     if isinstance(value, str):
         value = _from_iso(value)

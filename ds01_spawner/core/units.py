@@ -13,7 +13,7 @@ from fractions import Fraction
 #: Binary multiples under every spelling, as Docker counts: `32g`, `32GB` and `32GiB` are the same.
 _POWERS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_NUMBER = r"[0-9]{1,19}(?:\.[0-9]{1,9})?"
 _BYTES = re.compile(rf"({_NUMBER}) ?(?:([kmgtp])(?:i?b)?|b)", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(rf"(?:{_NUMBER}[wdhms] ?)+", re.IGNORECASE | re.ASCII)
 _DURATION_PART = re.compile(rf"({_NUMBER})([wdhms])", re.IGNORECASE | re.ASCII)

@@ -9,7 +9,7 @@ from typing import Any
 from ds01_spawner.core.devices import Device
 from ds01_spawner.core.grant import Availability
 from ds01_spawner.core.leases import Lease
-from ds01_spawner.core.limits import Limits, ResolvedLimits
+from ds01_spawner.core.limits import Limits, ResolvedLimits, SharedFolder
 from ds01_spawner.core.quota import NOT_IN_FORCE
 from ds01_spawner.core.usage import Usage
 
@@ -20,8 +20,8 @@ def plain(value: object) -> object:
         return value.numerator if value.denominator == 1 else str(value)
     if isinstance(value, tuple):
         return [plain(item) for item in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, SharedFolder):
+        return {"name": value.name, "path": value.path, "mode": "rw" if value.writable else "ro"}
     return value
 
 

@@ -1,7 +1,7 @@
 """Starts a user's JupyterLab with only the imports that it needs to answer; the rest is imported at first use.
 
-The `jupyterhub-singleuser` command of this image is `main` below. It does what JupyterHub's own command does, through the
-same classes. The difference is time: the stock command imports the hub's own half first (request handlers, database
+The `jupyterhub-singleuser` command of this image is `main` below. It does what JupyterHub's own command does, through
+the same classes. The difference is time: the stock command imports the hub's own half first (request handlers, database
 models), which a user's server never runs, and HTTP clients that it needs only later.
 
 While JupyterHub's and JupyterLab's modules are imported, a `StandIn` takes the place of each module in `stand_ins`.
@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -76,7 +77,10 @@ def stand_ins() -> list[StandIn]:
         StandIn("requests"),
         StandIn("jupyterhub.httpclient", fetch=call_later("jupyterhub.httpclient", "fetch")),
         # Only for an extension manager that installs; see jupyter_server_config.json.
-        StandIn("jupyterlab.extensions.pypi", PyPIExtensionManager=call_later("jupyterlab.extensions.pypi", "PyPIExtensionManager")),
+        StandIn(
+            "jupyterlab.extensions.pypi",
+            PyPIExtensionManager=call_later("jupyterlab.extensions.pypi", "PyPIExtensionManager"),
+        ),
     ]
 
 
@@ -96,8 +100,7 @@ def in_place(modules: list[StandIn]) -> Iterator[None]:
 def singleuser_package() -> StandIn:
     """The package `jupyterhub.singleuser` without its `__init__`, which imports the hub's half."""
     parent = importlib.import_module("jupyterhub")
-    folder = os.path.join(os.path.dirname(str(parent.__file__)), "singleuser")
-    return StandIn("jupyterhub.singleuser", __path__=[folder])
+    return StandIn("jupyterhub.singleuser", __path__=[str(Path(str(parent.__file__)).parent / "singleuser")])
 
 
 def delayed(hub_call: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
@@ -153,7 +156,7 @@ def main() -> Any:
         try:
             application = load_server()
         except Exception as error:
-            print(f"ds01: fast start does not fit these versions, starting slowly: {error!r}", file=sys.stderr)
+            sys.stderr.write(f"ds01: fast start does not fit these versions, starting slowly: {error!r}\n")
             forget_server()
     gc.freeze()
     gc.enable()

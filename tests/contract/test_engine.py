@@ -46,7 +46,9 @@ async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
         module = pytest.importorskip("tests.fakes.fake_engine", reason="the fake engine isn't there yet")
         lab = Lab(module.FakeEngine(), "ds01-test/tiny:latest")
         if hasattr(lab.engine, "add_image"):
-            lab.engine.add_image(lab.image, files={"/etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n"})
+            lab.engine.add_image(
+                lab.image, files={"/etc/passwd": b"root:x:0:0::/root:/bin/sh\n", "/etc/group": b"root:x:0:\n"}
+            )
         yield lab
         return
     image, engine = request.getfixturevalue("tiny_image"), None
@@ -212,8 +214,10 @@ async def test_an_image_has_an_id_and_files(lab: Lab) -> None:
     image_id = await lab.engine.image_id(lab.image)
     assert image_id.startswith("sha256:")
     assert await lab.engine.image_id("ds01-test/no-such-image:latest") is None
-    texts = await asyncio.gather(*(lab.engine.image_file(image_id, "/etc/passwd") for _ in range(5)))
+    paths = ["/etc/passwd", "/etc/group"] * 3
+    texts = await asyncio.gather(*(lab.engine.image_file(image_id, path) for path in paths))
     assert {text.partition(b":")[0] for text in texts} == {b"root"}
+    assert texts[0] != texts[1]
     assert await lab.engine.image_file(image_id, "/etc/no-such-file") is None
     # What was needed to read them is no container that anybody sees later.
     assert [view for view in await lab.engine.list() if view.name.startswith("ds01-reads")] == []

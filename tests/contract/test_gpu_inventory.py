@@ -13,7 +13,7 @@ from ds01_spawner.core.devices import Health, Inventory
 from tests.fakes.gpu_world import NOW, SHIPPED, World, gpu, nvml_world, uuid
 from tests.fakes.mig_layouts import BOARDS, PLAIN, layouts, maximal
 
-MACHINES = sorted(file.name for file in SHIPPED.glob("*.yaml") if file.name != "boards.yaml")
+MACHINES = sorted(file.name for file in SHIPPED.glob("*.yaml") if "\ngpus:" in file.read_text(encoding="utf-8"))
 EVERY_MAXIMAL = sorted(
     (name, sorted(layout)) for name in PLAIN for layout in maximal(layouts(BOARDS[name], PLAIN[name]))
 )
@@ -171,6 +171,12 @@ async def test_readings_at_once(world: World) -> None:
     inventory = world.inventory()
     every = await asyncio.gather(*(inventory.read() for _ in range(50)))
     assert {tuple(ids(read)) for read in every} == {(f"n1/{uuid(0)}/full@0", f"n1/{uuid(1)}/3g.20gb@4")}
+
+
+def test_all_machines_are_tried() -> None:
+    """The machines that the README of `config/simulated/` lists are those that the next test tries."""
+    listed = {word for word in (SHIPPED / "README.md").read_text(encoding="utf-8").split("`") if word.endswith(".yaml")}
+    assert set(MACHINES) == listed - {"boards.yaml", "resource-limits.yaml"}
 
 
 @pytest.mark.parametrize("machine", MACHINES)

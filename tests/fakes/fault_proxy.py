@@ -9,6 +9,7 @@ The engine sees each connection once; what has no fault passes through unchanged
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import tempfile
@@ -210,7 +211,5 @@ def _read_request(client: socket.socket) -> bytes:
 
 
 def _shut(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # closed already
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # closed already

@@ -89,7 +89,7 @@ def test_malformed_fields_are_refused(form: dict[str, list[str]]) -> None:
 
 def test_form_says_why_something_is_not_allowed() -> None:
     """Every choice that can't be taken has its reason beside it, in the allocator's own words."""
-    offered = Availability((ClassAvailability("1g", 0, 7, 4864, "all in use"), ClassAvailability("full", 4, 4, 40960)))
+    offered = Availability((ClassAvailability("1g", 0, 7, "all in use"), ClassAvailability("full", 4, 4)))
     model = form_model(ANYTHING, ENVIRONMENTS, replace(offered, simulated=True))
     assert [(c.value, c.refused) for c in model.choices] == [("none", ""), ("1g", "all in use"), ("full", "")]
     assert model.choices[1].label.startswith("Simulated 1g MIG slice")
@@ -105,9 +105,7 @@ def test_form_while_no_gpu_is_given() -> None:
 def test_unlimited_is_written_as_a_word() -> None:
     """None is "unlimited" for people, in the form and in the admin panel's line."""
     limits = Limits(max_cpus=None, memory=None, max_mig_instances=None, max_containers_per_user=None)
-    model = form_model(
-        ResolvedLimits("a", None, limits), ENVIRONMENTS, Availability((ClassAvailability("1g", 7, 7, 4864),))
-    )
+    model = form_model(ResolvedLimits("a", None, limits), ENVIRONMENTS, Availability((ClassAvailability("1g", 7, 7),)))
     assert {value for _, value, _ in model.limits} == {"unlimited"}
     assert model.max_count == 7
     assert summary(Request("base"), ResolvedLimits("a", None, limits)) == "base, CPU only, no memory limit, all CPUs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def verdict(
 ) -> str:
     """What the first matching rule does with a packet; `CONTINUE` where none matches."""
     for rule in chain.rules:
-        words = dict(zip(rule, rule[1:], strict=False))
+        words = dict(itertools.pairwise(rule))
         if (
             words.get("-o", out) == out
             and words.get("-p", protocol) == protocol
@@ -178,7 +179,8 @@ def test_impossible_settings_are_refused(bridge: str, ports: tuple[int, ...], eg
 
 def test_name_servers_are_read_without_loopback_and_ipv6() -> None:
     """The engine asks a loopback resolver by itself, and the bridge has no IPv6."""
-    text = "# a\nnameserver 127.0.0.53\nnameserver fd00::1\nnameserver\nsearch lab\nnameserver 10.1.1.1 x\nnameserver 8.8.8.8"
+    local = "# a\nnameserver 127.0.0.53\nnameserver fd00::1\nnameserver\nsearch lab\n"
+    text = f"{local}nameserver 10.1.1.1 x\nnameserver 8.8.8.8"
     assert nameservers(text) == ("10.1.1.1", "8.8.8.8")
 
 
