@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from ds01_spawner.adapters.firewall import Firewall
 from ds01_spawner.adapters.host import UserFolders, read_host
 from ds01_spawner.adapters.identity import IdentityFiles
 from ds01_spawner.adapters.ledger import SqlLedger
+from ds01_spawner.adapters.lock_file import LockFile
 from ds01_spawner.adapters.metrics import Metrics
 from ds01_spawner.adapters.nvml import NvmlInventory
 from ds01_spawner.adapters.quota_yaml import QuotaFile
@@ -134,6 +136,13 @@ class DS01Hub(LoggingConfigurable):
             IdentityFiles(self.state / "identity", self.engine),
         )
         self.gateway = self.open_network()
+        with suppress(RuntimeError):
+            # The hub reads its configuration on its loop: compare at once, not at the first start. Commands such as
+            # `jupyterhub token` have no loop and start nothing.
+            asyncio.get_running_loop()
+            # Whatever another process left half done is nobody's: so there must not be another.
+            self.lock = LockFile(self.state / "hub/lock")
+            self.reconciler.start()
 
     def _open_allocator(self) -> None:
         self.metrics, self.seed_files = Metrics(), SeedFiles(Path(self.root))
@@ -239,11 +248,13 @@ class DS01Hub(LoggingConfigurable):
 
     async def devices(self) -> dict[str, Any]:
         """What is free by class, for anybody to see."""
+        await self.ready()
         offered = await self.allocator.availability(ResolvedLimits("", None, Limits()))
         return wire.availability(offered)
 
     async def form(self, resolved: ResolvedLimits) -> options_form.FormModel:
         """The spawn form's content for one user."""
+        await self.ready()
         return options_form.form_model(resolved, self.environment_names, await self.allocator.availability(resolved))
 
 

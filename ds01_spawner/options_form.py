@@ -140,7 +140,7 @@ def form_model(resolved: ResolvedLimits, environments: Sequence[str], offered: A
         allowed_environments(resolved, environments),
         (
             Choice(CPU_ONLY, "No GPU (CPU only)", refused=offered.cpu_refused),
-            *(_choice(found, offered.simulated) for found in offered.classes),
+            *(_choice(found, offered) for found in offered.classes),
         ),
         max(min(most, most if allowed is None else allowed), 1),
         _limit_rows(resolved),
@@ -149,9 +149,11 @@ def form_model(resolved: ResolvedLimits, environments: Sequence[str], offered: A
     )
 
 
-def _choice(found: ClassAvailability, simulated: bool) -> Choice:
+def _choice(found: ClassAvailability, offered: Availability) -> Choice:
     label = "Full GPU" if found.name == FULL else f"{found.name} MIG slice"
-    return Choice(found.name, f"Simulated {label}" if simulated else label, found.free, found.total, found.refused)
+    # While nothing is given to anybody, the notice on top says why.
+    refused = "not just now" if offered.frozen else found.refused
+    return Choice(found.name, f"Simulated {label}" if offered.simulated else label, found.free, found.total, refused)
 
 
 def _limit_rows(resolved: ResolvedLimits) -> tuple[tuple[str, str, str], ...]:

@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 #: Seconds in which further engine events count as the same one.
 DEBOUNCE = 0.2
 Claims = tuple[tuple[str, str, str], ...]
+#: Looks in one run at most, while each finds something to do.
+ROUNDS = 3
 #: At most this many actions go on at once.
 AT_ONCE = 8
 
@@ -61,6 +63,7 @@ class Reconciler:
         )
         self._one_run = asyncio.Lock()
         self._woken, self._first = asyncio.Event(), asyncio.Event()
+        self._began = clock()
         self._tasks: list[asyncio.Task[None]] = []
         self._told_of: set[str] = set()
         self.last: Report | None = None
@@ -131,16 +134,26 @@ class Reconciler:
     async def _run(self) -> Report:
         async with self._one_run:
             busy = frozenset(self._allocator.in_flight)
+            outcomes: list[Outcome] = []
             try:
-                world, claims = await self._look(busy)
+                # What one round ended can free the way for another action, which isn't left to the next timer.
+                for _ in range(ROUNDS):
+                    world, claims = await self._look(busy)
+                    self._apply(world)
+                    done = await self._mend(world)
+                    outcomes += done
+                    if not done or any(problem for _, problem in done):
+                        break
+                result = await self._checked(world, claims, tuple(outcomes))
             except Unavailable as problem:
                 self._allocator.frozen = f"the containers can't be compared with the ledger ({problem})"
-                return await self._tell(Report(at=self._clock(), frozen=self._allocator.frozen))
-            self._apply(world)
-            actions = reconcile.plan(world)
-            limit = asyncio.Semaphore(AT_ONCE)
-            done = await asyncio.gather(*(self._carefully(action, limit) for action in actions))
-            return await self._tell(await self._checked(world, claims, tuple(filter(None, done))))
+                result = Report(at=self._clock(), frozen=self._allocator.frozen, done=tuple(outcomes))
+            return await self._tell(result)
+
+    async def _mend(self, world: World) -> list[Outcome]:
+        limit = asyncio.Semaphore(AT_ONCE)
+        done = await asyncio.gather(*(self._carefully(action, limit) for action in reconcile.plan(world)))
+        return [outcome for outcome in done if outcome is not None]
 
     async def _look(self, busy: frozenset[str]) -> tuple[World, Claims]:
         """All three truths. Raises Unavailable where the engine or the ledger is silent; the GPUs may be None."""
@@ -154,7 +167,8 @@ class Reconciler:
         trusted = frozenset(c.id for c in containers if self._trusts(c))
         # Who was busy before the look may be done by now, and what was listed of theirs is old.
         busy |= frozenset(self._allocator.in_flight)
-        return World(leases, containers, inventory, trusted, self._instance, self._clock(), busy), claims
+        now = self._clock()
+        return World(leases, containers, inventory, trusted, self._instance, now, busy, self._began), claims
 
     def _apply(self, world: World) -> None:
         if world.inventory is not None:
@@ -189,7 +203,8 @@ class Reconciler:
         containers = () if container is None else (container,)
         trusted = frozenset(c.id for c in containers if self._trusts(c))
         leases = await self._allocator.live()
-        return World(leases, containers, self._allocator.snapshot(), trusted, self._instance, self._clock())
+        seen, now = self._allocator.snapshot(), self._clock()
+        return World(leases, containers, seen, trusted, self._instance, now, began=self._began)
 
     async def _mend_lease(self, action: Action, lease: Lease, container: ContainerView | None) -> bool:
         allocator = self._allocator
@@ -237,7 +252,7 @@ class Reconciler:
             expires_at=now,
             container_name=container.name,
             request=container.labels.get(labels.ENVIRONMENT, ""),
-            devices=reconcile.devices_named(labels.devices_of(container.labels), world),
+            devices=reconcile.devices_named(container, world),
             memory=container.memory or None,
             image_id=container.image_id,
             container_id=container.id,
@@ -265,15 +280,12 @@ class Reconciler:
 
     async def _checked(self, world: World, claims: Claims, done: tuple[Outcome, ...]) -> Report:
         """The report with the invariants checked. What is broken must be so in two looks: a look is not instant."""
-        try:
-            if done:
-                world, claims = await self._look(world.busy)
-            found = self._report(world, claims, done)
-            if found.violations:
-                again = self._report(*await self._look(world.busy), done)
-                found = replace(again, violations=tuple(v for v in again.violations if v in found.violations))
-        except Unavailable as problem:
-            return Report(at=self._clock(), frozen=self._allocator.frozen or str(problem), done=done)
+        if done:
+            world, claims = await self._look(world.busy)
+        found = self._report(world, claims, done)
+        if found.violations:
+            again = self._report(*await self._look(world.busy), done)
+            found = replace(again, violations=tuple(v for v in again.violations if v in found.violations))
         for violation in found.violations:
             _log.error("invariant broken: %s", violation)
         return found

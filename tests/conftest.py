@@ -18,6 +18,8 @@ import pytest
 
 from ds01_spawner.adapters.engine import DockerEngine
 
+pytest_plugins = ["tests.hub_fixtures"]
+
 TINY = "ds01-test/tiny:latest"
 APPLETS = ("sh", "sleep", "id", "cat", "ls", "echo", "nc", "wget", "stat", "ln", "rm", "mkdir", "touch", "yes", "true")
 IMAGE_FILES = {

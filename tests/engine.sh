@@ -122,7 +122,7 @@ engine_up() {
     mkdir -p "$data/engine" "$run/exec"
     : >"$log"
     DS01_TEST_HOOK_DIR=$hook_dir PATH="$here/fakes/nvidia-hook:/usr/sbin:/sbin:$PATH" \
-        setsid nsenter --target "$(saved holder.pid)" --mount --net dockerd \
+        setsid nsenter --target "$(saved holder.pid)" --mount --root --net dockerd \
         -H "unix://$socket" --data-root "$data/engine" --exec-root "$run/exec" --pidfile "$run/dockerd.pid" \
         --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$(saved cgroup)" \
         --bip 10.99.255.1/24 --default-address-pool base=10.99.0.0/17,size=24 \

@@ -34,6 +34,11 @@ _NO_ANSWER = (docker.errors.DockerException, requests.RequestException, urllib3.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
+def _other_version(error: docker.errors.APIError) -> bool:
+    """True where the engine refuses our API version: another engine answers than the one that agreed on it."""
+    return error.status_code == BAD_REQUEST and str(error.explanation).startswith("client version ")
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Errors of docker-py and of what lies below it as EngineRefused (4xx) or EngineUnavailable (all else)."""
@@ -44,7 +49,7 @@ def translated(what: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         status = error.status_code or SERVER_ERROR
         text = f"{what}: {error.explanation or error}"
-        if BAD_REQUEST <= status < SERVER_ERROR:
+        if BAD_REQUEST <= status < SERVER_ERROR and not _other_version(error):
             raise EngineRefused(text, status) from error
         raise EngineUnavailable(f"{text} (HTTP {status})") from error
     except _NO_ANSWER as error:
@@ -126,8 +131,10 @@ class Pool:
         with translated(what):
             try:
                 return work(self._client())
-            except requests.ConnectionError:
-                self._clients.forget_version()
+            except requests.RequestException as error:
+                away = isinstance(error, requests.ConnectionError)
+                if away or (isinstance(error, docker.errors.APIError) and _other_version(error)):
+                    self._clients.forget_version()
                 raise
 
     def _client(self) -> docker.APIClient:

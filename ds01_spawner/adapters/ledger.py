@@ -54,13 +54,7 @@ class SqlLedger:
         """Decide on all live leases and write the new one, in one transaction. See the port."""
         with self._write() as connection:
             live = _live(connection)
-            lease = decide(live)
-            for held in live:
-                if held.owner == lease.owner and held.state is LeaseState.ON_HOLD:
-                    _change(connection, leases.ended(held, now=now, reason=f"taken up by lease {lease.id}"), now)
-            ledger_rows.insert_lease(connection, lease)
-            ledger_rows.write_event(connection, lease_events.of_lease(lease, now=now))
-            return lease
+            return _insert(connection, decide(live), live, now)
 
     def move(
         self,
@@ -88,9 +82,7 @@ class SqlLedger:
     def adopt(self, lease: Lease, *, now: float) -> Lease:
         """Write a bound lease for a container that has none. Raises LeaseConflict."""
         with self._write() as connection:
-            ledger_rows.insert_lease(connection, lease)
-            ledger_rows.write_event(connection, lease_events.of_lease(lease, now=now))
-            return lease
+            return _insert(connection, lease, _live(connection), now)
 
     def live(self) -> tuple[Lease, ...]:
         """All live leases, oldest first."""
@@ -172,6 +164,15 @@ def _live(connection: Connection) -> tuple[Lease, ...]:
     return ledger_rows.read_leases(
         connection, connection.execute(query.order_by(t.lease.c.reserved_at, t.lease.c.id)).all()
     )
+
+
+def _insert(connection: Connection, lease: Lease, live: Sequence[Lease], now: float) -> Lease:
+    for held in live:
+        if held.owner == lease.owner and held.state is LeaseState.ON_HOLD:
+            _change(connection, leases.ended(held, now=now, reason=f"taken up by lease {lease.id}"), now)
+    ledger_rows.insert_lease(connection, lease)
+    ledger_rows.write_event(connection, lease_events.of_lease(lease, now=now))
+    return lease
 
 
 def _one(connection: Connection, lease_id: str) -> Lease:

@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -40,8 +40,8 @@ def default_file(environ: Mapping[str, str]) -> Path:
 
 def read_tree(text: str, file: str) -> Node | None:
     """The content of a YAML text with its lines, None where it is empty. Raises ConfigError."""
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         return None if node is None else _Converter(loader, file).node(node, 1)
     except yaml.MarkedYAMLError as error:
@@ -51,8 +51,6 @@ def read_tree(text: str, file: str) -> Node | None:
         raise ConfigError(f"the character {chr(error.character)!a} is not allowed", file=file, line=line) from None
     except RecursionError:
         raise ConfigError("nested too deeply", file=file) from None
-    finally:
-        loader.dispose()
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> ConfigError:
@@ -172,17 +170,27 @@ def _inspect(path: Path, files: _Files) -> tuple[QuotaPolicy | None, tuple[Findi
     except ConfigError as error:
         return None, (Finding(Severity.ERROR, error.message, error.file, error.line, error.key),)
     policy, findings = read(tree, file=name)
+    policy = _located(policy, path.parent)
     contents: dict[str, str] = {}
     problems: list[Finding] = []
     for group in policy.groups:
         for file in group.member_files:
             try:
-                contents[file.path] = files.text(path.parent / file.path)
+                contents[file.path] = files.text(Path(file.path))
             except ConfigError as error:
                 key = f"{group.rule.name}.members_file"
                 problems.append(Finding(Severity.ERROR, f"{error.file} {error.message}", name, file.line, key))
     policy, in_members = with_members(policy, contents)
     return policy, in_order((*findings, *problems, *in_members), name)
+
+
+def _located(policy: QuotaPolicy, folder: Path) -> QuotaPolicy:
+    """The policy with the member files' paths as they are opened, so that every message names a file to be found."""
+    groups = (
+        replace(group, member_files=tuple(replace(file, path=str(folder / file.path)) for file in group.member_files))
+        for group in policy.groups
+    )
+    return replace(policy, groups=tuple(groups))
 
 
 class QuotaFile:

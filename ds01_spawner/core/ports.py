@@ -77,7 +77,7 @@ class Ledger(Protocol):
         ...
 
     def adopt(self, lease: Lease, *, now: float) -> Lease:
-        """Write a bound lease for a container of ours that has none. Raises LeaseConflict."""
+        """Write a bound lease for a container of ours that has none; a hold of its owner ends. Raises LeaseConflict."""
         ...
 
     def live(self) -> tuple[Lease, ...]:

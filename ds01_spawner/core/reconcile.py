@@ -48,7 +48,8 @@ class Action:
 @dataclass(frozen=True, slots=True)
 class World:
     """All three truths at one time. `trusted` are ids of containers whose labels verify; `busy` are owners (as text)
-    whose start or stop is under way in this process; `inventory` is None where the GPUs can't be read."""
+    whose start or stop is under way in this process; `inventory` is None where the GPUs can't be read; `began` is when
+    this process began."""
 
     leases: tuple[Lease, ...]
     containers: tuple[ContainerView, ...]
@@ -57,6 +58,7 @@ class World:
     instance: str
     now: float
     busy: frozenset[str] = frozenset()
+    began: float = float("-inf")
 
 
 def plan(world: World) -> tuple[Action, ...]:
@@ -81,8 +83,14 @@ def container_of(lease: Lease, containers: Iterable[ContainerView], trusted: Col
             if container.id == lease.container_id:
                 return container
         elif container.name == lease.container_name and container.id in trusted:
-            return container if container.labels.get(labels.LEASE) == lease.id else None
+            return container if _names_lease(container, lease) else None
     return None
+
+
+def _names_lease(container: ContainerView, lease: Lease) -> bool:
+    """A start without GPU that never learnt whether its reservation was written makes a container without a lease."""
+    named = container.labels.get(labels.LEASE)
+    return named == lease.id or (named == "" and not lease.devices)
 
 
 def for_lease(lease: Lease, container: ContainerView | None, world: World) -> Action | None:
@@ -101,13 +109,22 @@ def for_lease(lease: Lease, container: ContainerView | None, world: World) -> Ac
         ended = lease.hold_until is not None and lease.hold_until <= world.now
         return act(Act.END_HOLD, gone or "the hold has ended") if ended or gone else None
     if container is None:
-        young = lease.state is LeaseState.RESERVED and world.now < lease.expires_at
-        return None if young else act(Act.ABSENT, "the container is gone")
+        return None if _young(lease, world) else act(Act.ABSENT, "the container is gone")
     if lease.state is LeaseState.RELEASING or container.state == "created":
         return act(Act.DISCARD, "the start did not finish")
     if not running:
         return act(Act.REAP, exit_cause(container))
     return act(Act.LOSE, gone) if gone and lease.state is LeaseState.BOUND else None
+
+
+def _young(lease: Lease, world: World) -> bool:
+    """A reservation of this process, whose container may still come.
+
+    A process that died creates nothing more. What the engine makes all the same of a call that was under way is never
+    started: its labels name an ended lease, and it is swept.
+    """
+    ours = world.began <= lease.reserved_at <= world.now
+    return lease.state is LeaseState.RESERVED and ours and world.now < lease.expires_at
 
 
 def for_container(container: ContainerView, world: World) -> Action | None:
@@ -123,26 +140,41 @@ def for_container(container: ContainerView, world: World) -> Action | None:
     wanted = set(labels.devices_of(container.labels))
     if wanted and world.inventory is None:
         return None
-    why = _not_adoptable(container, wanted, world)
+    others = _leases_beside(container, world)
+    if others and not all(others):
+        return None  # that lease ends first; this container is looked at in the next round
+    why = _not_adoptable(container, wanted, world, bool(others))
     return act(Act.QUARANTINE, why) if why else act(Act.ADOPT)
 
 
-def _not_adoptable(container: ContainerView, wanted: set[str], world: World) -> str:
+def _leases_beside(container: ContainerView, world: World) -> list[bool]:
+    """For each lease of the container's owner, whether another one runs under it. A hold gives way to an adoption."""
     owner = labels.owner_of(container.labels)
-    if any(lease.owner == owner for lease in world.leases):
+    found = []
+    for lease in world.leases:
+        if lease.owner == owner and lease.state is not LeaseState.ON_HOLD:
+            other = container_of(lease, world.containers, world.trusted)
+            found.append(other is not None and other.running)
+    return found
+
+
+def _not_adoptable(container: ContainerView, wanted: set[str], world: World, has_another: bool) -> str:
+    if has_another:
         return "its owner has a lease for another container of the same name"
     if container.all_devices or not set(container.device_ids) <= wanted:
         return "it has devices that its labels do not name"
-    if len(devices_named(wanted, world)) != len(wanted):
+    if len(devices_named(container, world)) != len(wanted):
         return "its devices are not free, or not on this machine"
     return ""
 
 
-def devices_named(uuids: Collection[str], world: World) -> tuple[Device, ...]:
-    """The free devices with these UUIDs."""
+def devices_named(container: ContainerView, world: World) -> tuple[Device, ...]:
+    """The devices that the container's labels name, where nobody but a hold of its own owner has them."""
+    uuids, owner = labels.devices_of(container.labels), labels.owner_of(container.labels)
     if not uuids or world.inventory is None:
         return ()
-    free = free_devices(world.inventory, Taken(claims_of(world.leases)))
+    others = [lease for lease in world.leases if not (lease.owner == owner and lease.state is LeaseState.ON_HOLD)]
+    free = free_devices(world.inventory, Taken(claims_of(others)))
     return tuple(device for device in free if device.uuid in uuids)
 
 

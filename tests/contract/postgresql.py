@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own for the ledger's contract suite, from Debian's package, under an unprivileged account."""
+"""A PostgreSQL server of our own for the ledger's suite, from Debian's package, under an unprivileged account."""
 
 from __future__ import annotations
 

@@ -242,6 +242,7 @@ async def test_events_name_the_container_that_changed(lab: Lab) -> None:
     first = asyncio.ensure_future(anext(events))
     while not first.done():  # the stream may begin after a container's start: start some until one is seen
         seen.append(await lab.running())
+        await asyncio.sleep(0)
     assert first.result() in seen
     await lab.engine.kill(seen[-1])
     async with asyncio.timeout(20):

@@ -24,7 +24,7 @@ from ds01_spawner.core.ports import Event, Ledger
 from tests.contract.postgresql import Server, binaries, running_server
 from tests.fakes.fake_inventory import FakeInventory, full_gpu, mig_gpu
 from tests.fakes.memory_ledger import MemoryLedger
-from tests.fakes.values import ANA, BEN, a_lease, slice_at
+from tests.fakes.values import BEN, a_lease, slice_at
 
 _schemas = (f"ledger_{number}" for number in itertools.count())
 NOW = 100.0
@@ -127,7 +127,7 @@ def test_places_that_can_not_be_compared_never_stand_together(any_ledger: Ledger
 
 
 def test_an_owner_has_one_live_lease(any_ledger: Ledger) -> None:
-    """One container, one lease; the next only after the first has ended. Another server of the user is another owner."""
+    """One container, one lease; the next only after the first has ended. Another server is another owner."""
     put(any_ledger, a_lease())
     with pytest.raises(LeaseConflict):
         put(any_ledger, a_lease(id="L2", devices=()))
@@ -394,9 +394,12 @@ def test_the_server_going_away_is_an_outage_and_coming_back_its_end(tmp_path: Pa
 
 def test_the_file_is_private_and_every_commit_is_on_disk(tmp_path: Path) -> None:
     """Mode 0600 from the first moment, for the files beside it too; WAL with synchronous=FULL; foreign keys hold."""
-    os.umask(0o022)
-    path = tmp_path / "state" / "ledger.sqlite"
-    ledger = SqlLedger(f"sqlite:///{path}")
+    before = os.umask(0o022)
+    try:
+        path = tmp_path / "state" / "ledger.sqlite"
+        ledger = SqlLedger(f"sqlite:///{path}")
+    finally:
+        os.umask(before)
     put(ledger, a_lease())
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
     with ledger._read() as connection:

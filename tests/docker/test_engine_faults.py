@@ -151,6 +151,22 @@ async def test_an_engine_that_was_away_is_found_again(proxy: FaultProxy, through
     assert proxy.requests[-1].startswith("GET /v1.40/containers/")
 
 
+async def test_an_engine_that_became_another_version_is_asked_for_it(
+    proxy: FaultProxy, through: Through, box: Box
+) -> None:
+    """After an upgrade that no call noticed the first answer is "too old": no refusal of what was asked."""
+    container = box.create()
+    engine = through()
+    await engine.inspect(container)
+    text = b'{"message":"client version 1.41 is too old. Minimum supported API version is 1.44"}'
+    proxy.fault("GET", INSPECT, Answer(400, text), times=1)
+    with pytest.raises(EngineUnavailable):
+        await engine.inspect(container)
+    asked = proxy.requests.count("GET /version")
+    assert await engine.inspect(container) is not None
+    assert proxy.requests.count("GET /version") == asked + 1
+
+
 async def test_a_lost_answer_to_create_leaves_a_container_that_is_found_by_name(
     proxy: FaultProxy, through: Through, box: Box
 ) -> None:

@@ -29,11 +29,7 @@ class MemoryLedger:
 
     def reserve(self, decide: Callable[[Sequence[Lease]], Lease], *, now: float) -> Lease:
         with self._transaction():
-            live = self._live()
-            lease = decide(live)
-            for held in live:
-                if held.owner == lease.owner and held.state is LeaseState.ON_HOLD:
-                    self._put(leases.ended(held, now=now, reason=f"taken up by lease {lease.id}"), now)
+            lease = decide(self._live())
             self._insert(lease, now)
             return lease
 
@@ -100,6 +96,9 @@ class MemoryLedger:
         return tuple(sorted(found, key=lambda lease: (lease.reserved_at, lease.id)))
 
     def _insert(self, lease: Lease, now: float) -> None:
+        for held in self._live():
+            if held.owner == lease.owner and held.state is LeaseState.ON_HOLD:
+                self._put(leases.ended(held, now=now, reason=f"taken up by lease {lease.id}"), now)
         if lease.id in self._leases or any(other.owner == lease.owner for other in self._live()):
             raise LeaseConflict(f"lease {lease.id}: its id or its owner has one already")
         for device in lease.devices:

@@ -141,7 +141,7 @@ def test_an_override_ends_with_its_day() -> None:
     after = limits_of(LAB, "guest", now=END_OF_VISIT)
     assert (last.limits.max_mig_instances, last.reason, last.notes) == (2, "a visit", ())
     assert (after.limits.max_mig_instances, after.reason) == (1, "")
-    assert after.notes == ("user_overrides.guest (line 27) expired on 2026-03-31 23:59 UTC and no longer counts",)
+    assert after.notes == ("user_overrides.guest (line 25) expired on 2026-03-31 23:59 UTC and no longer counts",)
 
 
 def test_a_tie_between_groups_goes_to_the_first_and_says_so() -> None:
