@@ -1,5 +1,7 @@
 """Packaging of DS01 Hub: the base install is the command line's few needs, `[hub]` is the server."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 HUB = [
@@ -40,7 +42,7 @@ setup(
     name="ds01-hub",
     version="0.1.0",
     description="A JupyterHub deployment that shares one GPU server fairly among a lab",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
     license_files=["LICENSE"],

@@ -6,6 +6,7 @@ Handlers authenticate, call one method of `DS01Hub` and write JSON; the shapes a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub.apihandlers.base import APIHandler
@@ -25,8 +26,12 @@ CUSTOM_SCOPES = {
 }
 # `needs_scope` checks its scope when a class is made, which is before the hub reads its custom scopes.
 define_custom_scopes(CUSTOM_SCOPES)
-#: JupyterHub's `admin` role can't be extended, so admins get ours by a role of its own.
-ROLES = [{"name": "ds01-admin", "description": "DS01: see all limits and leases", "scopes": [LIMITS_READ, LEASES_READ]}]
+
+
+def roles(admins: Sequence[str]) -> list[dict[str, Any]]:
+    """Roles for `JupyterHub.load_roles`: admins get our scopes by a role of its own; `admin` can't be extended."""
+    description = "DS01: see the limits of all users and all leases"
+    return [{"name": "ds01-admin", "description": description, "scopes": list(CUSTOM_SCOPES), "users": sorted(admins)}]
 
 
 class DS01Handler(APIHandler):  # type: ignore[misc]  # jupyterhub's handlers are untyped

@@ -138,5 +138,5 @@ def _mount(mount: Mount) -> dict[str, Any]:
 
 
 def _tmpfs(size: int | None) -> str:
-    # 0 is tmpfs's "no limit" (without a size it takes half of the memory); the container's memory bounds it all the same.
+    # 0 is tmpfs's "no limit" (without a size it takes half of the memory); the container's memory bounds it anyway.
     return f"rw,nosuid,nodev,exec,mode=1777,size={size or 0}"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from traitlets import Dict, Enum, Float, Int, List, Unicode
 from traitlets.config import LoggingConfigurable
 
-from ds01_spawner import api, options_form
+from ds01_spawner import options_form
 from ds01_spawner.adapters.clock import system_clock
 from ds01_spawner.adapters.engine import DockerEngine
 from ds01_spawner.adapters.event_log import EventLog, fan_out
@@ -198,18 +198,6 @@ class DS01Hub(LoggingConfigurable):
         self.firewall = Firewall(bridge, gateway, ports=ports, egress=self.egress, allow=self.egress_allow)
         self.firewall.apply()
         return gateway
-
-    # -- what jupyterhub_config.py takes from here
-
-    def handlers(self) -> list[Any]:
-        """Routes for `JupyterHub.extra_handlers`."""
-        return api.handlers(self)
-
-    custom_scopes = api.CUSTOM_SCOPES
-
-    def roles(self, admins: Sequence[str]) -> list[dict[str, Any]]:
-        """Roles with least privilege: DS01's own scopes for admins."""
-        return [{**role, "users": sorted(admins)} for role in api.ROLES]
 
     @property
     def state(self) -> Path:

@@ -1,7 +1,7 @@
 """Launcher: one user's container from a request to a listening server, and what became of it later.
 
-Gathers what a container is made of (image, identity, folders, labels), hands the sequence to the lifecycle, reads limits and
-devices back, and waits until the server inside accepts connections.
+Gathers what a container is made of (image, identity, folders, labels), hands the sequence to the lifecycle, reads
+limits and devices back, and waits until the server inside accepts connections.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One start: who asks for what, with what limits, and what the hub wants in the environment and on the command line."""
+    """One start: who asks for what, with what limits, and the hub's environment and arguments for the server."""
 
     owner: Owner
     request: Request
@@ -90,7 +90,7 @@ class Launcher:
     _identities: dict[str, Identity] = field(default_factory=dict)
 
     async def start(self, launch: Launch) -> Started:
-        """A container that accepts connections. Raises Refusal, EngineRefused, Unavailable; then nothing of it stays."""
+        """A container that accepts connections. Raises Refusal, EngineRefused, Unavailable; then nothing stays."""
         image_id = await self.image_of(launch.request.environment)
         identity = await self.identity(launch.owner.user)
         name = engine_name(launch.owner.server, identity.uid, secrets.token_hex(4))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import Any
 from ds01_spawner.adapters.clock import system_clock
 from ds01_spawner.adapters.host import read_host
 from ds01_spawner.adapters.quota_yaml import default_file, load
+from ds01_spawner.adapters.site_environ import site_environ
 from ds01_spawner.core import wire
 from ds01_spawner.core.errors import ConfigError
 from ds01_spawner.core.limits import BUILT_IN, Limits, ResolvedLimits
@@ -29,7 +29,7 @@ from ds01_spawner.core.usage import Usage
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     args = _parser().parse_args(argv)
-    path = args.config or default_file(os.environ)
+    path = args.config or default_file(site_environ())
     try:
         resolved = resolve(load(path), Principal(args.user, tuple(args.group)), now=system_clock())
         if args.this_machine:

@@ -71,7 +71,8 @@ def _environment(value: object, resolved: ResolvedLimits, environments: Sequence
     shown = repr(value[:40]) if isinstance(value, str) else "this"
     raise Refusal(
         Reason.ENVIRONMENT,
-        f"environment: {shown} is not an environment that you may start. Allowed ({rule}): {', '.join(allowed) or 'none'}.",
+        f"environment: {shown} is not an environment that you may start. "
+        f"Allowed ({rule}): {', '.join(allowed) or 'none'}.",
         key="environment",
         allowed=list(allowed),
         rule=rule,
@@ -122,7 +123,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class FormModel:
-    """What the spawn form shows: environments, GPU choices with live availability, and the limits with their rules."""
+    """What the spawn form shows: environments, GPUs with live availability, limits with their rules."""
 
     environments: tuple[str, ...]
     choices: tuple[Choice, ...]

@@ -188,7 +188,7 @@ class Reconciler:
 
     async def _act(self, action: Action) -> bool:
         container = await self._engine.inspect(action.container_id) if action.container_id else None
-        world = await self._fresh(container)
+        world = await self._fresh(action, container)
         if action.lease_id:
             lease = next((lease for lease in world.leases if lease.id == action.lease_id), None)
             if lease is None or reconcile.for_lease(lease, container, world) != action:
@@ -199,10 +199,13 @@ class Reconciler:
             return False
         return await self._mend_container(action, container, world)
 
-    async def _fresh(self, container: ContainerView | None) -> World:
-        containers = () if container is None else (container,)
-        trusted = frozenset(c.id for c in containers if self._trusts(c))
+    async def _fresh(self, action: Action, container: ContainerView | None) -> World:
+        """The world as far as this action's owner is concerned, a moment ago."""
         leases = await self._allocator.live()
+        names = [lease.container_id or lease.container_name for lease in leases if lease.owner == action.owner]
+        found = [container, *[await self._engine.inspect(name) for name in names]]
+        containers = tuple({c.id: c for c in found if c is not None}.values())
+        trusted = frozenset(c.id for c in containers if self._trusts(c))
         seen, now = self._allocator.snapshot(), self._clock()
         return World(leases, containers, seen, trusted, self._instance, now, began=self._began)
 

@@ -28,12 +28,13 @@ KNOWN = (
     "DS01_EGRESS",
     "DS01_EGRESS_ALLOW",
     "DS01_RESOURCE_LIMITS",
+    "DS01_SITE_CONFIG",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One install. `root` is put before `var/lib/ds01` and `var/log/ds01`; passwords come from files under `secrets`."""
+    """One install. `root` stands before `var/lib/ds01` and `var/log/ds01`; passwords are in files under `secrets`."""
 
     root: Path
     instance: str
@@ -50,6 +51,7 @@ class Settings:
     egress: str
     egress_allow: tuple[str, ...]
     resource_limits: Path
+    site_config: Path
 
     @property
     def state(self) -> Path:
@@ -108,6 +110,7 @@ def read_settings(values: Mapping[str, str | None], here: Path) -> Settings:
         egress=egress,
         egress_allow=_names(env, "DS01_EGRESS_ALLOW"),
         resource_limits=here / env.get("DS01_RESOURCE_LIMITS", "config/resource-limits.yaml"),
+        site_config=here / env.get("DS01_SITE_CONFIG", "config/site_config.py"),
     )
 
 

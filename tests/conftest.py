@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -99,8 +98,3 @@ def _add(archive: tarfile.TarFile, path: str, content: bytes, mode: int) -> None
     entry = tarfile.TarInfo(path)
     entry.size, entry.mode = len(content), mode
     archive.addfile(entry, io.BytesIO(content))
-
-
-def have(program: str) -> bool:
-    """Whether this machine has a program."""
-    return shutil.which(program) is not None

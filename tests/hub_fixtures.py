@@ -60,7 +60,8 @@ def gpu_env(folder: Path, file: Path) -> Mapping[str, str]:
 def gpu_hub(whole_engine: None, nvml_folder: Path, tmp_path: Path) -> Iterator[RunningHub]:
     """A hub on the real engine that reads a DGX-like machine through pynvml."""
     play("dgx-a100", tmp_path / "machine")
-    hub = RunningHub(tmp_path / "hub", LIMITS, env=gpu_env(nvml_folder, tmp_path / "machine"))
+    greedy = 'c.DS01Hub.environments = {"base": "ds01/base:latest", "greedy": "ds01-test/greedy:latest"}'
+    hub = RunningHub(tmp_path / "hub", LIMITS, env=gpu_env(nvml_folder, tmp_path / "machine"), extra=greedy)
     yield from running(hub)
 
 

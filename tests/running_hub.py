@@ -23,16 +23,13 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent
 PROXY = ROOT / ".venv/chp/node_modules/.bin/configurable-http-proxy"
 
-ADDITIONS = """
-import os
-load_subconfig(os.environ["DS01_TEST_CONFIG"])
-c = get_config()
+SITE_CONFIG = """
 c.JupyterHub.services = [{{"name": "tests", "api_token": "{token}"}}]
-c.JupyterHub.load_roles = [*c.JupyterHub.load_roles, {{
+c.JupyterHub.load_roles.append({{
     "name": "tests", "services": ["tests"],
     "scopes": ["admin:users", "admin:servers", "admin:groups", "tokens", "access:servers", "read:metrics", "read:hub",
                "custom:ds01:limits:read", "custom:ds01:leases:read"],
-}}]
+}})
 c.DS01Hub.reconcile_every = {every}
 {extra}
 """
@@ -90,14 +87,16 @@ class RunningHub:
             (keys / name).chmod(0o600)
         (self.state / "hub").mkdir(exist_ok=True)
         (self.root / "limits.yaml").write_text(self.limits)
-        (self.root / "config.py").write_text(ADDITIONS.format(token=self.token, every=self.every, extra=self.extra))
+        (self.root / "site_config.py").write_text(
+            SITE_CONFIG.format(token=self.token, every=self.every, extra=self.extra)
+        )
 
     def environment(self) -> dict[str, str]:
         """The settings that this hub runs with."""
         return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "DS01_TEST_CONFIG": str(ROOT / "jupyterhub_config.py"),
+            "DS01_SITE_CONFIG": str(self.root / "site_config.py"),
             "DS01_ROOT": str(self.root),
             "DS01_INSTANCE": self.instance,
             "DS01_NETWORK": "ds01-test",
@@ -117,7 +116,7 @@ class RunningHub:
             self._start_proxy()
         with (self.root / "hub.log").open("ab") as log:
             self.hub = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", str(self.root / "config.py")],
+                [sys.executable, "-m", "jupyterhub", "-f", str(ROOT / "jupyterhub_config.py")],
                 cwd=self.root,
                 env=self.environment(),
                 stdout=log,

@@ -1,0 +1,1 @@
+"""Commands for the admin, on the host."""

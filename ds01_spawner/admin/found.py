@@ -1,4 +1,4 @@
-"""`python -m ds01_spawner.admin.found`: what `./run` says of this machine: the engine, and the GPUs or that there are none."""
+"""`python -m ds01_spawner.admin.found`: what `./run` says of this machine: its engine, and its GPUs if any."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ds01_spawner.adapters.clock import system_clock
 from ds01_spawner.adapters.host import read_host
 from ds01_spawner.adapters.quota_yaml import CHECKOUT, default_file, inspect
+from ds01_spawner.adapters.site_environ import site_environ
 from ds01_spawner.core.admission import Host
 from ds01_spawner.core.devices import Inventory
 from ds01_spawner.core.errors import InventoryUnavailable
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--strict", action="store_true", help="warnings fail too")
     parser.add_argument("--no-hardware", action="store_true", help="don't compare with this machine")
     parser.add_argument(
-        "--simulated-gpus", type=Path, metavar="FILE", default=simulated_gpus(os.environ),
+        "--simulated-gpus", type=Path, metavar="FILE", default=simulated_gpus(site_environ()),
         help="compare with a simulated machine's GPUs (default: DS01_SIMULATED_GPUS)",
     )  # fmt: skip
     parser.add_argument(
@@ -50,7 +50,7 @@ def simulated_gpus(environ: Mapping[str, str]) -> Path | None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and give the exit status."""
-    path: Path = args.file or default_file(os.environ)
+    path: Path = args.file or default_file(site_environ())
     found = list(check(path, None if args.no_hardware else read_host(args.memory_reserve), args.simulated_gpus))
     if args.json:
         print(json.dumps({"file": str(path), "findings": [as_json(finding) for finding in found]}, indent=2))

@@ -46,7 +46,7 @@ def admit_devices(devices: tuple[Device, ...], resolved: ResolvedLimits, mine: U
     raise Refusal(
         Reason.GPU_EQUIVALENTS,
         f"This would be {mine.gpueq + asked} GPU-equivalents; you may have {allowed} over all your containers "
-        f"({resolved.source('max_gpu_equivalents')}) and use {mine.gpueq}. Ask for a smaller slice or stop a container.",
+        f"({resolved.source('max_gpu_equivalents')}) and use {mine.gpueq}. Ask for less or stop a container.",
         asked=str(asked),
         used=str(mine.gpueq),
         allowed=str(allowed),
@@ -112,8 +112,8 @@ def _check_memory(resolved: ResolvedLimits, mine: Usage, everybody: Usage, host:
         if used + asked > room:
             raise Refusal(
                 reason,
-                f"A container of yours gets {format_bytes(asked)} of memory ({rule}); {whose} {format_bytes(used)} of the "
-                f"{format_bytes(room)} that this machine gives to containers. Stop a container, or try again later.",
+                f"A container of yours gets {format_bytes(asked)} of memory ({rule}); {whose} {format_bytes(used)} "
+                f"of the {format_bytes(room)} that this machine gives to containers. Stop one, or try again later.",
                 asked=asked,
                 used=used,
                 allowed=room,

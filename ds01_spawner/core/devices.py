@@ -37,7 +37,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class MigInstance:
-    """A GPU instance with its compute instance. `start` and `size` are None where NVML wouldn't tell (no permission)."""
+    """A GPU instance with its compute instance. `start` and `size` are None where NVML may not tell."""
 
     uuid: str
     gi: int

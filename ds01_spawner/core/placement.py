@@ -35,7 +35,7 @@ def claims_of(leases: Iterable[Lease]) -> frozenset[tuple[str, str]]:
 
 
 def free_devices(inventory: Inventory, taken: Taken) -> tuple[Device, ...]:
-    """The devices that could be granted now. A GPU with a claim of unknown place is not granted as a whole, nor the reverse."""
+    """The devices that could be granted now. A GPU with a claim of unknown place isn't granted as a whole."""
     touched = Counter(gpu for gpu, _ in taken.claims)
     return tuple(device for device in inventory.devices() if not _is_taken(device, inventory, taken, touched))
 

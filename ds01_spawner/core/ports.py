@@ -19,7 +19,9 @@ Payload = Mapping[str, Any]
 class Clock(Protocol):
     """The time, as POSIX seconds."""
 
-    def __call__(self) -> float: ...
+    def __call__(self) -> float:
+        """Now."""
+        ...
 
 
 class GpuInventory(Protocol):
@@ -49,7 +51,7 @@ class Ledger(Protocol):
     """
 
     def reserve(self, decide: Callable[[Sequence[Lease]], Lease], *, now: float) -> Lease:
-        """Run `decide` on all live leases inside the write transaction; write the lease that it returns, and its claims.
+        """Run `decide` on all live leases in the write transaction; write the lease that it returns, with its claims.
 
         A hold of the same owner ends in the same transaction, so that its devices can be given to the new lease.
         What `decide` raises passes through and nothing is written. Raises LeaseConflict where the claims' key says no.
@@ -185,5 +187,5 @@ class Engine(Protocol):
         ...
 
     def events(self) -> AsyncIterator[str]:
-        """Container ids with a start, die, destroy or oom event, as they come. A hint only: the listing is the truth."""
+        """Container ids with a start, die, destroy or oom event, as they come. A hint: the listing is the truth."""
         ...

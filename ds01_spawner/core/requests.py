@@ -23,7 +23,7 @@ class GpuKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """One kind of device. `amount` is compute slices for a class, gigabytes (10^9 bytes) for a size, 0 for a full GPU."""
+    """One kind of device. `amount`: compute slices for a class, gigabytes (10^9 bytes) for a size, else 0."""
 
     kind: GpuKind
     amount: int = 0

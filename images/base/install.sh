@@ -34,6 +34,7 @@ install -m 755 jupyterhub-singleuser /opt/ds01/bin
 install -D -m 644 -t /opt/ds01/etc/jupyter jupyter_server_config.json
 install -D -m 755 -t /usr/local/bin ds01-start
 install -D -m 755 -t /etc/ds01/start.d start.d/*
+install -m 644 profile.sh /etc/profile.d/ds01.sh
 
 echo "==> compiling and cleaning"
 # "Unchecked", since no user can write here: nobody needs to look whether a source is newer than its compiled file.

@@ -112,7 +112,7 @@ def machine() -> dict[str, Any]:
 
 def print_figures(figures: Sequence[Figure]) -> None:
     """For a person who runs one file."""
-    print("\n".join(table(figures)))
+    print("\n".join([*table(figures), "", *_notes(figures)]))
 
 
 def alone(measure: Callable[[int], Sequence[Figure]], pairs: int) -> None:

@@ -17,7 +17,7 @@ from tests.bench.stock import StockHub
 from tests.running_hub import RunningHub
 
 #: Enough for eight at once on a small machine, and the same for both.
-LIMITS = f"version: 1\ndefaults: {{max_cpus: {StockHub.cpus}, memory: {StockHub.memory}, shm_size: 64m}}\n"
+LIMITS = f"version: 1\ndefaults: {{max_cpus: {StockHub.cpus}, memory: {StockHub.memory.lower()}, shm_size: 64m}}\n"
 #: Seconds between two comparisons: what an admin gets by default.
 RECONCILE_EVERY = 15.0
 READY_SECONDS = 120

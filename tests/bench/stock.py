@@ -107,7 +107,7 @@ def ensure_network() -> str:
 class StockHub(RunningHub):
     """The same processes as ours, with JupyterHub's and DockerSpawner's defaults but for what a deployment must set."""
 
-    memory = "700m"
+    memory = "700M"
     cpus = 2
 
     def _write_files(self) -> None:

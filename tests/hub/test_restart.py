@@ -43,7 +43,7 @@ async def printed(socket: Any) -> str:
 
 
 async def test_ten_containers_and_an_open_kernel_survive(ten_hub: RunningHub) -> None:
-    """After SIGKILL and a new start all ten are reachable, no lease changed, and a WebSocket opened before still answers."""
+    """After SIGKILL and a new start all ten answer, no lease changed, and a WebSocket opened before still works."""
     hub = ten_hub
     hub.add_users(*USERS)
     for user in USERS:
