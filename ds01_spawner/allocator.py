@@ -13,7 +13,6 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import replace
 
-from ds01_spawner.core import lease_events
 from ds01_spawner.core.admission import Host
 from ds01_spawner.core.devices import Inventory
 from ds01_spawner.core.errors import (
@@ -21,10 +20,19 @@ from ds01_spawner.core.errors import (
     InventoryUnavailable,
     LeaseConflict,
     LedgerUnavailable,
-    Reason,
     Refusal,
 )
-from ds01_spawner.core.grant import Ask, Availability, Machine, availability, decide, free_by_class, gpu_unknown
+from ds01_spawner.core.grant import (
+    Ask,
+    Availability,
+    Machine,
+    availability,
+    decide,
+    free_by_class,
+    gpu_unknown,
+    ledger_silent,
+)
+from ds01_spawner.core.lease_events import of_refusal
 from ds01_spawner.core.leases import Lease, LeaseState, Owner
 from ds01_spawner.core.limits import ResolvedLimits
 from ds01_spawner.core.ports import Clock, Event, GpuInventory, Ledger
@@ -44,7 +52,7 @@ class Allocator:
     """Reserve, confirm, release. All methods are safe to cancel.
 
     `host` bounds memory over all containers. `reserve_ttl` (seconds) is how long a reservation lives without a start
-    under way; `inventory_max_age` (seconds) how old the picture of the GPUs may be for a grant; `deadline` (seconds)
+    under way; `inventory_max_age` (seconds) how old the picture of the GPUs may be that people are shown; `deadline` (seconds)
     bounds each call of the ledger. `events` is called for each event in the ledger's thread, after it was written.
     `executor` must run one call at a time; by default a thread of our own.
     """
@@ -64,17 +72,16 @@ class Allocator:
         executor: Executor | None = None,
     ) -> None:
         self._ledger, self._inventory, self._clock = ledger, inventory, clock
-        self.node = node
-        self._host = host
+        self.node, self._host = node, host
         self._reserve_ttl, self._max_age = reserve_ttl, inventory_max_age
         self._thread = LedgerThread(ledger, clock=clock, events=events, deadline=deadline, executor=executor)
-        locks = OwnerLocks()
         self._seen: Inventory | None = None
         self._seen_at = float("-inf")
         self._external: frozenset[str] = frozenset()
         #: Why no GPU is granted to anybody; empty when grants are on. The reconciler sets it.
         self.frozen = NOT_COMPARED
         #: Owners (as text) whose start or stop is under way in this process, and the lock that says so.
+        locks = OwnerLocks()
         self.in_flight, self.guard = locks.in_flight, locks.guard
 
     def close(self) -> None:
@@ -96,12 +103,12 @@ class Allocator:
             raise
         except LeaseConflict as conflict:
             _log.error("the ledger refused a claim that the allocator believed free: %s", conflict)
-            raise _ledger_refusal("another lease has it") from conflict
+            raise ledger_silent("another lease has it") from conflict
         except LedgerUnavailable as problem:
             if request.gpu is None:
                 raise
             _log.error("no grant without the ledger: %s", problem)
-            raise _ledger_refusal("its ledger gives no answer") from problem
+            raise ledger_silent("its ledger gives no answer") from problem
 
     async def _machine_for(self, request: Request) -> Machine:
         if request.gpu is None:
@@ -109,7 +116,8 @@ class Allocator:
         if self.frozen:
             raise gpu_unknown(self.frozen)
         try:
-            inventory = await self.inventory()
+            # Read now: a layout may have changed since, and a grant must name what exists. Callers share a reading.
+            inventory = await self.inventory(max_age=0.0)
         except InventoryUnavailable as problem:
             _log.error("no grant without the GPUs: %s", problem)
             raise gpu_unknown("they can't be read") from problem
@@ -172,7 +180,10 @@ class Allocator:
         def work() -> Lease:
             with suppress(IllegalTransition):
                 return self._ledger.move(lease_id, LeaseState.RELEASING, now=now, reason=reason)
-            return self._known(lease_id)
+            lease = self._ledger.get(lease_id)
+            if lease is None:
+                raise KeyError(lease_id)
+            return lease
 
         return await self._thread.change(lease_id, work)
 
@@ -263,18 +274,13 @@ class Allocator:
 
     async def record(self, event: Event) -> None:
         """Write an event. Raises LedgerUnavailable; the sink has it even then."""
-        try:
-            await self._thread.call(lambda: self._ledger.record(event))
-        finally:
-            self._thread.submit_quietly(lambda: self._thread.tell(event))
+        await self._thread.record(event)
 
     async def _record_refusal(self, ask: Ask, refusal: Refusal) -> None:
-        priority = ask.resolved.limits.priority
         with suppress(LedgerUnavailable):
+            priority = ask.resolved.limits.priority
             await self.record(
-                lease_events.of_refusal(
-                    ask.owner, ask.request, ask.container_name, priority, refusal, now=self._clock()
-                )
+                of_refusal(ask.owner, ask.request, ask.container_name, priority, refusal, now=self._clock())
             )
 
     async def _move(
@@ -294,17 +300,3 @@ class Allocator:
             )
 
         return await self._thread.change(lease_id, work)
-
-    def _known(self, lease_id: str) -> Lease:
-        lease = self._ledger.get(lease_id)
-        if lease is None:
-            raise KeyError(lease_id)
-        return lease
-
-
-def _ledger_refusal(why: str) -> Refusal:
-    return Refusal(
-        Reason.LEDGER,
-        f"No GPU can be given at the moment: {why}. What runs goes on. Start without a GPU, or try again in a minute.",
-        rule=why,
-    )

@@ -73,6 +73,13 @@ class LedgerThread:
 
         return await self.call(noted)
 
+    async def record(self, event: Event) -> None:
+        """Write an event; the sink hears of it even where the ledger is silent. Raises LedgerUnavailable."""
+        try:
+            await self.call(lambda: self.ledger.record(event))
+        finally:
+            self.submit_quietly(lambda: self.tell(event))
+
     def tell_of(self, lease: Lease) -> None:
         """Tell the sink about a lease's new state."""
         self.tell(lease_events.of_lease(lease, now=self._clock()))

@@ -96,6 +96,8 @@ class ContainerLifecycle:
             start.progress("Reserving limits and devices", 10)
             lease = await self._reserve(start)
             self._crash(CrashPoint.RESERVE_COMMITTED)
+            for device in lease.devices:
+                start.progress(f"Leased {device.profile} ({device.uuid})", 20)
             try:
                 return await self._launch(start, lease)
             except BaseException as error:

@@ -17,7 +17,7 @@ from ds01_spawner.allocator import Allocator
 from ds01_spawner.core import labels, lease_events, reconcile
 from ds01_spawner.core.crash_points import CrashHook, no_crash
 from ds01_spawner.core.errors import DS01Error, InventoryUnavailable, LeaseConflict, Unavailable
-from ds01_spawner.core.leases import Lease, LeaseState
+from ds01_spawner.core.leases import Lease
 from ds01_spawner.core.ports import Clock, ContainerView, Engine
 from ds01_spawner.core.reconcile import Act, Action, World
 from ds01_spawner.core.report import Outcome, Report, report
@@ -97,7 +97,7 @@ class Reconciler:
             failures = 0 if await self._ran() else failures + 1
             self._first.set()
             # After a failure sooner, then ever later: what answers again is noticed, what is ill isn't pressed.
-            wait = min(self._every, 2.0**failures) if failures else self._every * random.uniform(0.9, 1.1)  # noqa: S311
+            wait = self._pause(failures) if failures else self._every * random.uniform(0.9, 1.1)  # noqa: S311
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), wait)
                 await asyncio.sleep(DEBOUNCE)
@@ -123,7 +123,10 @@ class Reconciler:
                 _log.warning("no events from the engine, the timer goes on: %s", problem)
             failures += 1
             self.wake()
-            await asyncio.sleep(min(self._every, 2.0**failures))
+            await asyncio.sleep(self._pause(failures))
+
+    def _pause(self, failures: int) -> float:
+        return min(self._every, 2.0 ** min(failures, 10))
 
     # -- one comparison
 
@@ -245,25 +248,8 @@ class Reconciler:
         return True
 
     async def _adopt(self, action: Action, container: ContainerView, world: World) -> None:
-        now = self._clock()
-        lease = Lease(
-            id=container.labels.get(labels.LEASE, ""),
-            owner=action.owner,
-            node=self._allocator.node,
-            state=LeaseState.BOUND,
-            reserved_at=now,
-            expires_at=now,
-            container_name=container.name,
-            request=container.labels.get(labels.ENVIRONMENT, ""),
-            devices=reconcile.devices_named(container, world),
-            memory=container.memory or None,
-            image_id=container.image_id,
-            container_id=container.id,
-            bound_at=now,
-            reason="adopted",
-        )
         try:
-            lease = await self._allocator.adopt(lease)
+            lease = await self._allocator.adopt(reconcile.adopted(container, world, node=self._allocator.node))
         except LeaseConflict:
             # Taken between the look and the write: the next round finds that its devices aren't free.
             self.wake()

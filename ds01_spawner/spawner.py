@@ -6,7 +6,6 @@ called dead, and an old container is never resumed. Decisions live in `core`, se
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -177,9 +176,6 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
 
     async def stop(self, now: bool = False) -> None:
         """Stop and remove the container; returns when its absence was observed."""
-        if self._starting:
-            # The cancelled start cleans up after itself; what it may have left is found by its owner below.
-            await asyncio.sleep(0)
         await self.ds01.launcher.stop(self.owner, self.object_id, grace=0 if now else self.stop_grace)
         self.clear_state()
 

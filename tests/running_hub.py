@@ -63,6 +63,11 @@ class RunningHub:
         self._write_files()
 
     @property
+    def config(self) -> Path:
+        """The configuration file that the hub is started with."""
+        return ROOT / "jupyterhub_config.py"
+
+    @property
     def url(self) -> str:
         """Where a browser goes."""
         return f"http://127.0.0.1:{self.port}"
@@ -116,7 +121,7 @@ class RunningHub:
             self._start_proxy()
         with (self.root / "hub.log").open("ab") as log:
             self.hub = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", str(ROOT / "jupyterhub_config.py")],
+                [sys.executable, "-m", "jupyterhub", "-f", str(self.config)],
                 cwd=self.root,
                 env=self.environment(),
                 stdout=log,

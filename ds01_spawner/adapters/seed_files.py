@@ -17,6 +17,7 @@ from ds01_spawner.core import lease_events
 from ds01_spawner.core.devices import Device, Gpu, Inventory
 from ds01_spawner.core.leases import Lease, LeaseState
 from ds01_spawner.core.ports import Event
+from ds01_spawner.core.reconcile import ADOPTED
 from ds01_spawner.core.report import Report
 
 MODE = 0o644
@@ -70,7 +71,7 @@ def log_line(event: Event, inventory: Inventory | None) -> str:
     word = _WORDS.get(event.kind)
     data = event.data
     gpu = _gpu_field(data, inventory)
-    adopted = data.get("reason") == "adopted"
+    adopted = data.get("reason") == ADOPTED
     if word is None or not gpu or (event.kind == f"lease.{LeaseState.BOUND}" and not adopted):
         return ""
     time = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="seconds")

@@ -81,6 +81,15 @@ def gpu_unknown(why: str) -> Refusal:
     )
 
 
+def ledger_silent(why: str) -> Refusal:
+    """The refusal of a GPU that can't be written down."""
+    return Refusal(
+        Reason.LEDGER,
+        f"No GPU can be given at the moment: {why}. What runs goes on. Start without a GPU, or try again in a minute.",
+        rule=why,
+    )
+
+
 def _check_owner(owner: Owner, leases: Sequence[Lease]) -> None:
     for lease in leases:
         if lease.owner == owner:

@@ -49,10 +49,9 @@ def _is_taken(device: Device, inventory: Inventory, taken: Taken, touched: Count
         gpu = inventory.find(device.gpu_uuid)
         inside = {instance.uuid for instance in gpu.instances} if gpu else set()
         return bool(touched[device.gpu_uuid] or inside & taken.external)
-    unknown = any(gpu == device.gpu_uuid and slot.startswith("gi:") for gpu, slot in taken.claims)
-    by_number = any(gpu == device.gpu_uuid and not slot.startswith("gi:") for gpu, slot in taken.claims)
     # Numbered slots and `gi:` slots can't be compared: where both ways of naming meet, nothing more is granted.
-    return by_number if device.start is None else unknown
+    unknown = device.slots[0].startswith("gi:")
+    return any(gpu == device.gpu_uuid and slot.startswith("gi:") is not unknown for gpu, slot in taken.claims)
 
 
 def fits(device: Device, gpu: GpuRequest, allow_full: bool) -> bool:
@@ -74,7 +73,9 @@ def place(request: Request, inventory: Inventory, taken: Taken, *, allow_full: b
     free = free_devices(inventory, taken)
     chosen: list[Device] = []
     while len(chosen) < request.count:
-        candidates = [d for d in free if d not in chosen and fits(d, request.gpu, allow_full)]
+        own = frozenset((device.gpu_uuid, slot) for device in chosen for slot in device.slots)
+        left = free_devices(inventory, Taken(taken.claims | own, taken.external))
+        candidates = [device for device in left if fits(device, request.gpu, allow_full)]
         if not candidates:
             raise _busy(request, every, free)
         chosen.append(min(candidates, key=lambda d: _preference(d, free, chosen)))

@@ -18,6 +18,9 @@ from ds01_spawner.core.leases import Lease, LeaseState, Owner
 from ds01_spawner.core.placement import Taken, claims_of, free_devices
 from ds01_spawner.core.ports import ContainerView
 
+#: The reason of a lease that was written for a container found running.
+ADOPTED = "adopted"
+
 
 class Act(StrEnum):
     """What can be done."""
@@ -176,6 +179,26 @@ def devices_named(container: ContainerView, world: World) -> tuple[Device, ...]:
     others = [lease for lease in world.leases if not (lease.owner == owner and lease.state is LeaseState.ON_HOLD)]
     free = free_devices(world.inventory, Taken(claims_of(others)))
     return tuple(device for device in free if device.uuid in uuids)
+
+
+def adopted(container: ContainerView, world: World, *, node: str) -> Lease:
+    """The bound lease for a running container that has none. Its id is the labels', empty where they say none."""
+    return Lease(
+        id=container.labels.get(labels.LEASE, ""),
+        owner=labels.owner_of(container.labels),
+        node=node,
+        state=LeaseState.BOUND,
+        reserved_at=world.now,
+        expires_at=world.now,
+        container_name=container.name,
+        request=container.labels.get(labels.ENVIRONMENT, ""),
+        devices=devices_named(container, world),
+        memory=container.memory or None,
+        image_id=container.image_id,
+        container_id=container.id,
+        bound_at=world.now,
+        reason=ADOPTED,
+    )
 
 
 def _gone(lease: Lease, inventory: Inventory | None) -> str:

@@ -130,7 +130,12 @@ class StockHub(RunningHub):
             users=set(self.users),
             token=self.token,
         )
-        (self.root / "config.py").write_text(config)
+        self.config.write_text(config)
+
+    @property
+    def config(self) -> Path:
+        """A configuration of its own."""
+        return self.root / "stock_config.py"
 
     def environment(self) -> dict[str, str]:
         """The test's own environment, and the proxy's token."""

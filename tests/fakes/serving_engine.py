@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from jupyterhub import __version__
 
@@ -18,25 +18,43 @@ ANSWER = (
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+@dataclass(frozen=True)
+class Held:
+    """A call that waits: `reached` is set once it does, and it goes on when `free` is."""
+
+    reached: asyncio.Event
+    free: asyncio.Event
+
+
 class ServingEngine(FakeEngine):
     """`deaf`: containers started from now on never listen. `broken`: they answer every request with a 500.
 
-    All calls must come from one event loop.
+    `exit_at_start`: they end at once with this code. `most_running` is the largest number of containers that ran at the
+    same time. All calls must come from one event loop.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.deaf = self.broken = False
+        self.exit_at_start: int | None = None
+        self.most_running = 0
         self._servers: dict[str, asyncio.Server] = {}
         self._open: set[asyncio.StreamWriter] = set()
         self._addresses = 0
+        self._held: dict[str, list[Held]] = {}
 
-    @property
-    def most_running(self) -> int:
-        """The largest number of containers that ran at the same time."""
-        return self._most
+    def hold_next(self, method: str) -> Held:
+        """The next call of a method waits until it is let go; calls after it don't."""
+        held = Held(asyncio.Event(), asyncio.Event())
+        self._held.setdefault(method, []).append(held)
+        return held
 
-    _most = 0
+    async def _enter(self, method: str) -> None:
+        if waiting := self._held.get(method):
+            held = waiting.pop(0)
+            held.reached.set()
+            await held.free.wait()
+        await super()._enter(method)
 
     async def start(self, container: str) -> None:
         await super().start(container)
@@ -45,8 +63,10 @@ class ServingEngine(FakeEngine):
             return
         self._addresses += 1
         view = self._set(replace(view, ip=f"127.1.{self._addresses // 250}.{1 + self._addresses % 250}"))
-        self._most = max(self._most, sum(other.running for other in self.containers.values()))
-        if not self.deaf:
+        self.most_running = max(self.most_running, sum(other.running for other in self.containers.values()))
+        if self.exit_at_start is not None:
+            self._end(view, self.exit_at_start)
+        elif not self.deaf:
             self._servers[view.id] = await asyncio.start_server(self._answer, view.ip, PORT)
 
     async def close(self) -> None:

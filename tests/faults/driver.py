@@ -15,7 +15,8 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,9 @@ class Install:
 class Parts:
     """One hub process: everything real but JupyterHub and the image."""
 
-    def __init__(self, install: Install, crash_point: CrashHook = no_crash, **engine_settings: float) -> None:
+    def __init__(self, install: Install, crash_point: CrashHook = no_crash, *, every: float = 15.0) -> None:
         self.install = install
-        self.engine = DockerEngine(install.engine, **engine_settings)  # type: ignore[arg-type]
+        self.engine = DockerEngine(install.engine, timeout=5.0, slow_timeout=20.0)
         self.ledger = SqlLedger(f"sqlite:///{install.root}/ledger.sqlite")
         self.allocator = Allocator(
             self.ledger, NvmlInventory("local", clock=system_clock), clock=system_clock, node="local", host=HOST
@@ -80,6 +81,7 @@ class Parts:
             label_key=KEY,
             clock=system_clock,
             grace=1,
+            every=every,
             crash_point=crash_point,
         )
 
@@ -93,31 +95,34 @@ class Parts:
         self, user: str, request: Request = ONE_SLICE, *, command: Iterable[str] = SERVER
     ) -> tuple[Lease, ContainerView]:
         """A start as the launcher makes it, with the hub's own container profile but no network."""
-        owner, name = Owner(user), f"main._.{user}.{secrets.token_hex(4)}"
-
-        def payload(lease: Lease) -> dict[str, Any]:
-            signed = labels.sign(labels.of_lease(lease, instance=self.install.instance), KEY, name=name)
-            wanted = Wanted(
-                image_id=self.install.image,
-                person=Person("image-user", 1000, 1000),
-                limits=LIMITS,
-                network="none",
-                hostname="main",
-                env={},
-                args=tuple(command),
-                labels=signed,
-                devices=lease.devices,
-            )
-            return container_spec.make(wanted)
-
         return await self.lifecycle.start(
-            owner,
+            Owner(user),
             request,
-            ResolvedLimits(user, None, LIMITS),
-            payload,
-            container_name=name,
+            self.limits(user),
+            lambda lease: self.payload(lease, command),
+            container_name=f"main._.{user}.{secrets.token_hex(4)}",
             image_id=self.install.image,
         )
+
+    def limits(self, user: str) -> ResolvedLimits:
+        """Everybody's: one container, one device."""
+        return ResolvedLimits(user, None, LIMITS)
+
+    def payload(self, lease: Lease, command: Iterable[str] = SERVER) -> dict[str, Any]:
+        """The create call's body for a lease."""
+        plain = labels.of_lease(lease, instance=self.install.instance)
+        wanted = Wanted(
+            image_id=self.install.image,
+            person=Person("image-user", 1000, 1000),
+            limits=LIMITS,
+            network="none",
+            hostname="main",
+            env={},
+            args=tuple(command),
+            labels=labels.sign(plain, KEY, name=lease.container_name),
+            devices=lease.devices,
+        )
+        return container_spec.make(wanted)
 
     async def stop(self, user: str, *, grace: float = 1) -> None:
         """A stop as the hub makes it."""
@@ -142,12 +147,13 @@ class Parts:
             inventory,
             system_clock(),
             trusted=trusted,
-            resolved={lease.owner.user: ResolvedLimits(lease.owner.user, None, LIMITS) for lease in leases},
+            resolved={lease.owner.user: self.limits(lease.owner.user) for lease in leases},
             host=HOST,
             settled=True,
         )
-        running = {c.id for c in containers if c.id in trusted and c.running}
         bound = {lease.container_id for lease in leases if lease.state is LeaseState.BOUND}
+        # A renamed container has no valid signature any more; it is ours by its id.
+        running = {c.id for c in containers if c.running and (c.id in trusted or c.id in bound)}
         ended = {c.name for c in containers if c.id in trusted and not c.running}
         return [
             *found,
@@ -155,33 +161,43 @@ class Parts:
             *(f"lease without a container: {container}" for container in sorted(bound - running)),
             *(f"container without a lease: {container}" for container in sorted(running - bound)),
             *(f"ended container: {name}" for name in sorted(ended)),
-            *devices_in_two(docker.APIClient(base_url=self.install.engine, version="auto")),
+            *await asyncio.to_thread(in_two_containers, self.install.engine),
         ]
 
 
-def devices_in_two(api: docker.APIClient) -> list[str]:
-    """Devices that two running containers were given, by the engine's own word: no ledger of ours is asked."""
+def in_two_containers(engine_url: str) -> list[str]:
+    """Devices that two running containers were given, by the engine's own word: no ledger and no code of ours is asked."""
     holder: dict[str, str] = {}
     found = []
-    for entry in api.containers():
-        try:
-            config = api.inspect_container(entry["Id"])
-        except docker.errors.NotFound:
-            continue
-        for request in config["HostConfig"].get("DeviceRequests") or ():
-            for device in request.get("DeviceIDs") or ():
-                other = holder.setdefault(device, config["Name"])
-                if other != config["Name"]:
-                    found.append(f"device {device} is in {other} and in {config['Name']}")
+    with client(engine_url) as api:
+        for entry in api.containers():
+            try:
+                config = api.inspect_container(entry["Id"])
+            except docker.errors.NotFound:
+                continue
+            for request in config["HostConfig"].get("DeviceRequests") or ():
+                for device in request.get("DeviceIDs") or ():
+                    other = holder.setdefault(device, config["Name"])
+                    if other != config["Name"]:
+                        found.append(f"device {device} is in {other} and in {config['Name']}")
     return found
+
+
+@contextmanager
+def client(engine_url: str) -> Iterator[docker.APIClient]:
+    """docker-py itself, for what the hub's adapter doesn't do."""
+    api = docker.APIClient(base_url=engine_url, version="auto", timeout=60)
+    try:
+        yield api
+    finally:
+        api.close()
 
 
 def remove_all(engine_url: str, instance: str) -> None:
     """Remove every container with an install's label."""
-    api = docker.APIClient(base_url=engine_url, version="auto", timeout=60)
-    for entry in api.containers(all=True, filters={"label": f"{labels.INSTANCE}={instance}"}):
-        api.remove_container(entry["Id"], force=True, v=True)
-    api.close()
+    with client(engine_url) as api:
+        for entry in api.containers(all=True, filters={"label": f"{labels.INSTANCE}={instance}"}):
+            api.remove_container(entry["Id"], force=True, v=True)
 
 
 def die_at(install: Install, operation: str, point: CrashPoint, env: dict[str, str]) -> None:

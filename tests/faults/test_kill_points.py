@@ -16,7 +16,7 @@ STOP = (P.STOPPING, P.STOPPED, P.REMOVED, P.RELEASE_COMMITTED)
 #: Where the container already ran for its user: it goes on.
 LIVES = {P.STARTED, P.CONFIRMED}
 
-Hub = Callable[[], Parts]
+Hub = Callable[..., Parts]
 
 
 def test_every_point_is_hit() -> None:

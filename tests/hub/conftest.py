@@ -23,6 +23,7 @@ from ds01_spawner import hub as hub_module
 from ds01_spawner.adapters.metrics import Metrics
 from ds01_spawner.core import labels
 from ds01_spawner.core.admission import Host
+from ds01_spawner.core.errors import LedgerUnavailable
 from ds01_spawner.core.invariants import violations
 from ds01_spawner.core.leases import Lease, Owner
 from ds01_spawner.core.ports import ContainerView
@@ -115,7 +116,7 @@ class HubInMemory:
         headers = {} if token is None else {"Authorization": f"token {self.tokens.get(token, token)}"}
         data = None if body is None else json.dumps(body)
         async with self.session.request(method, f"{self.url}api/{path}", data=data, headers=headers) as answer:
-            return Answer(answer.status, dict(answer.headers), await answer.text())
+            return Answer(answer.status, answer.headers, await answer.text())
 
     @property
     def url(self) -> str:
@@ -209,6 +210,19 @@ class HubInMemory:
             settled=settled,
         )
 
+    def silence_ledger(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The ledger gives no answer any more, until the patch is undone."""
+
+        def silent(*_args: object, **_named: object) -> Any:
+            raise LedgerUnavailable("the ledger gives no answer: injected")
+
+        for method in ("reserve", "move", "end", "adopt", "live", "get", "claims", "uid_of", "record", "events"):
+            monkeypatch.setattr(self.ds01.allocator._ledger, method, silent)
+
+    def write_limits(self, **defaults: object) -> None:
+        """Another YAML with these defaults."""
+        self.limits_file.write_text(json.dumps({"version": 1, "defaults": defaults}))
+
     async def until(self, holds: Callable[[], bool | Awaitable[bool]], seconds: float = SECONDS) -> None:
         """Returns as soon as something is so; fails where it never is."""
         async with asyncio.timeout(seconds):
@@ -285,11 +299,11 @@ async def hub(
     config = shipped_config(tmp_path / "root", limits_file, monkeypatch.setenv)
     config.JupyterHub.proxy_class = MemoryProxy
     config.DS01Spawner.stop_grace = 0.0
+    config.JupyterHub.log_level = logging.WARNING
     hub_settings(config)
     ds01 = DS01Spawner.ds01
     assert isinstance(ds01, FakeHub)
     app = await hub_app(config=config)
-    app.log.setLevel(logging.WARNING)
     jar = aiohttp.CookieJar(unsafe=True)
     async with aiohttp.ClientSession(cookie_jar=jar) as session:
         hub = HubInMemory(app, ds01, session, limits_file)
