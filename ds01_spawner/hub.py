@@ -240,10 +240,16 @@ class DS01Hub(LoggingConfigurable):
         offered = await self.allocator.availability(ResolvedLimits("", None, Limits()))
         return wire.availability(offered)
 
-    async def form(self, resolved: ResolvedLimits) -> options_form.FormModel:
-        """The spawn form's content for one user."""
+    async def form(self, resolved: ResolvedLimits, *, admin: bool = False) -> options_form.FormModel:
+        """The spawn form's content for one user; an admin is told too when the limits file is broken."""
         await self.ready()
-        return options_form.form_model(resolved, self.environment_names, await self.allocator.availability(resolved))
+        offered = await self.allocator.availability(resolved)
+        model = options_form.form_model(resolved, self.environment_names, offered)
+        _, problem = await asyncio.to_thread(self.quota.snapshot)
+        if admin and problem is not None:
+            broken = f"The limits file is broken, so the last good one counts: {problem}."
+            return replace(model, notice=f"{broken} {model.notice}".strip())
+        return model
 
 
 def _now(work: Coroutine[Any, Any, T]) -> T:

@@ -197,8 +197,8 @@ class Reconciler:
             if lease is None or reconcile.for_lease(lease, container, world) != action:
                 return False
             return await self._mend_lease(action, lease, container)
-        known = any(reconcile.container_of(lease, world.containers, world.trusted) for lease in world.leases)
-        if container is None or known or reconcile.for_container(container, world) != action:
+        leased = [reconcile.container_of(lease, world.containers, world.trusted) for lease in world.leases]
+        if container is None or container in leased or reconcile.for_container(container, world) != action:
             return False
         return await self._mend_container(action, container, world)
 

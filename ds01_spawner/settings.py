@@ -22,6 +22,7 @@ KNOWN = (
     "DS01_AUTHENTICATOR",
     "DS01_ADMINS",
     "DS01_USERS",
+    "DS01_SHARED_PASSWORD_FILE",
     "DS01_SIMULATED_GPUS",
     "DS01_LEDGER_URL",
     "DS01_NETWORK",
@@ -45,6 +46,7 @@ class Settings:
     authenticator: str
     admins: tuple[str, ...]
     users: tuple[str, ...]
+    shared_password_file: Path | None
     simulated_gpus: str
     ledger_url: str
     network: str
@@ -71,6 +73,8 @@ class Settings:
     @property
     def shared_password(self) -> str:
         """The password of all ordinary users of the shared-password authenticator."""
+        if self.shared_password_file is not None:
+            return self.shared_password_file.read_text(encoding="utf-8").strip()
         return self._secret("shared_password")
 
     @property
@@ -104,6 +108,7 @@ def read_settings(values: Mapping[str, str | None], here: Path) -> Settings:
         authenticator=env.get("DS01_AUTHENTICATOR", "pam"),
         admins=_names(env, "DS01_ADMINS"),
         users=_names(env, "DS01_USERS"),
+        shared_password_file=here / file if (file := env.get("DS01_SHARED_PASSWORD_FILE")) else None,
         simulated_gpus=str(here / simulated) if simulated else "",
         ledger_url=env.get("DS01_LEDGER_URL", ""),
         network=env.get("DS01_NETWORK", "ds01"),

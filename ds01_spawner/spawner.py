@@ -106,7 +106,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
 
     async def _render_form(self) -> str:
         resolved = await self.ds01.resolve(self.owner.user, self.groups)
-        model = await self.ds01.form(resolved)
+        model = await self.ds01.form(resolved, admin=bool(self.user.admin))
         chosen = self.orm_spawner.user_options or {}
         return str(_form_template().render(form=model, chosen=chosen, last_exit=self._last_exit))
 

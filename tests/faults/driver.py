@@ -166,7 +166,7 @@ class Parts:
 
 
 def in_two_containers(engine_url: str) -> list[str]:
-    """Devices that two running containers were given, by the engine's own word: no ledger and no code of ours is asked."""
+    """Devices that two running containers were given, by the engine's own word, not by our ledger."""
     holder: dict[str, str] = {}
     found = []
     with client(engine_url) as api:

@@ -183,7 +183,7 @@ async def test_removed_by_hand(hub: Hub, api: docker.APIClient) -> None:
 
 
 async def test_killed_by_hand_is_noticed_by_the_event(hub: Hub, api: docker.APIClient) -> None:
-    """`docker kill`: the engine's event wakes the reconciler, which keeps the exit code and takes the container away."""
+    """`docker kill`: the engine's event wakes the reconciler, which keeps its exit code and removes it."""
     parts = await compared(hub, every=600)
     async with watching(parts):
         lease, view = await parts.start("ana")

@@ -82,7 +82,7 @@ async def test_killed_again_in_the_reconcile_that_follows(
 async def test_killed_in_a_start_over_a_running_container(
     point: CrashPoint, install: Install, hub: Hub, gpus: dict[str, str]
 ) -> None:
-    """A new start removes the old container first; killed on the way there is never a second one, nor a second lease."""
+    """A new start removes the old container first; killed on the way there is never a second one."""
     before = hub()
     await before.reconciler.run_once()
     old, _ = await before.start("ana")
