@@ -37,6 +37,7 @@ c.JupyterHub.db_url = f"sqlite:///{s.state}/hub/jupyterhub.sqlite"
 c.JupyterHub.cookie_secret_file = str(s.secrets / "cookie_secret")
 c.JupyterHub.template_vars = {"announcement": s.announcement}
 c.JupyterHub.allow_named_servers = True
+c.JupyterHub.named_server_limit_per_user = api.server_limit
 # Containers are counted by our ledger, for the target user; a waiting request must not take a spawn slot.
 c.JupyterHub.concurrent_spawn_limit = 0
 c.JupyterHub.custom_scopes = api.CUSTOM_SCOPES

@@ -34,6 +34,8 @@ from ds01_spawner.adapters.simulated_gpus import SimulatedInventory
 from ds01_spawner.allocator import Allocator
 from ds01_spawner.core import wire
 from ds01_spawner.core.admission import Host
+from ds01_spawner.core.errors import LedgerUnavailable
+from ds01_spawner.core.grant import Availability
 from ds01_spawner.core.limits import Limits, ResolvedLimits
 from ds01_spawner.core.ports import Engine, GpuInventory
 from ds01_spawner.core.principals import Principal
@@ -243,7 +245,11 @@ class DS01Hub(LoggingConfigurable):
     async def form(self, resolved: ResolvedLimits, *, admin: bool = False) -> options_form.FormModel:
         """The spawn form's content for one user; an admin is told too when the limits file is broken."""
         await self.ready()
-        offered = await self.allocator.availability(resolved)
+        try:
+            offered = await self.allocator.availability(resolved)
+        except LedgerUnavailable:
+            # A start without GPU works all the same.
+            offered = Availability(frozen="the ledger gives no answer", simulated=bool(self.simulated_gpus))
         model = options_form.form_model(resolved, self.environment_names, offered)
         _, problem = await asyncio.to_thread(self.quota.snapshot)
         if admin and problem is not None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ds01_spawner.container_spec import PORT, Mount, Person, Wanted
 from ds01_spawner.core import labels, lease_events, readback
 from ds01_spawner.core.admission import Host
 from ds01_spawner.core.errors import LedgerUnavailable, Reason, Refusal
-from ds01_spawner.core.leases import Lease, Owner
+from ds01_spawner.core.leases import Lease, LeaseState, Owner
 from ds01_spawner.core.limits import ResolvedLimits
 from ds01_spawner.core.names import DEFAULT_SERVER, engine_name, user_slug
 from ds01_spawner.core.ports import ContainerView, Engine, Payload
@@ -91,8 +92,9 @@ class Launcher:
 
     async def start(self, launch: Launch) -> Started:
         """A container that accepts connections. Raises Refusal, EngineRefused, Unavailable; then nothing stays."""
-        image_id = await self.image_of(launch.request.environment)
-        identity = await self.identity(launch.owner.user)
+        image_id, identity = await asyncio.gather(
+            self.image_of(launch.request.environment), self.identity(launch.owner.user)
+        )
         name = engine_name(launch.owner.server, identity.uid, secrets.token_hex(4))
         payload = await self._payload(launch, image_id, identity, name)
         lease, view = await self.lifecycle.start(
@@ -231,16 +233,30 @@ class Launcher:
             await self.engine.stop(container_id, grace=grace)
             await self.engine.remove(container_id)
 
-    async def find(self, owner: Owner, container_id: str) -> Found:
-        """Alive, or how it ended. Raises EngineUnavailable where nobody knows."""
-        lease = await self._lease(owner)
+    async def find(self, owner: Owner, container_id: str, lease_id: str = "") -> Found:
+        """Alive, or how it ended. `lease_id`: the last one the caller knew. Raises Unavailable if nobody knows."""
+        try:
+            lease = await self.allocator.lease_of(owner)
+        except LedgerUnavailable:
+            if not container_id:
+                raise
+            lease = None
         view = await self.lifecycle.find(lease) if lease is not None else None
         if view is None and lease is None and container_id:
             view = await self.engine.inspect(container_id)
-        lease_id = lease.id if lease is not None else ""
+        if lease is not None:
+            lease_id = lease.id
         if view is not None and view.running:
             return Found(view, lease_id)
-        return Found(None, lease_id, lease_events.exit_cause(view) if view is not None else "the container is gone")
+        return Found(None, lease_id, lease_events.exit_cause(view) if view is not None else await self._told(lease_id))
+
+    async def _told(self, lease_id: str) -> str:
+        """How a container ended that is removed already: its lease says so."""
+        lease = None
+        with suppress(LedgerUnavailable):
+            lease = await self.allocator.get(lease_id) if lease_id else None
+        ended = lease is not None and lease.state not in {LeaseState.RESERVED, LeaseState.BOUND}
+        return (lease.reason if lease is not None and ended else "") or "the container is gone"
 
     async def _lease(self, owner: Owner) -> Lease | None:
         try:

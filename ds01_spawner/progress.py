@@ -20,6 +20,11 @@ class ProgressLog:
         self._events.append({"progress": percent, "message": message})
         self._wake()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the start has ended."""
+        return self._closed
+
     def close(self) -> None:
         """The start has ended, well or badly; followers end after the last event."""
         self._closed = True

@@ -19,7 +19,9 @@ LOOK_EVERY = 0.5
 async def accepts_connections(ip: str, port: int) -> bool:
     """One try to connect."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), timeout=LOOK_EVERY)
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes together with a refused connection.
+        async with asyncio.timeout(LOOK_EVERY):
+            _, writer = await asyncio.open_connection(ip, port)
     except (OSError, TimeoutError):
         return False
     writer.close()

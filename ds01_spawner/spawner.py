@@ -6,6 +6,7 @@ called dead, and an old container is never resumed. Decisions live in `core`, se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -13,10 +14,10 @@ from typing import Any, ClassVar
 
 from dockerspawner import DockerSpawner
 from jinja2 import Environment
-from jupyterhub.spawner import SpawnException
 from traitlets import Float, default
 
 from ds01_spawner import options_form
+from ds01_spawner.api import refused
 from ds01_spawner.container_spec import PORT
 from ds01_spawner.core.errors import DS01Error, Reason, Refusal, Unavailable
 from ds01_spawner.core.leases import Owner
@@ -25,14 +26,9 @@ from ds01_spawner.hub import DS01Hub
 from ds01_spawner.launch import Launch
 from ds01_spawner.progress import ProgressLog
 
-REASON_HEADER = "X-DS01-Reason"
-
-
-def refused(refusal: Refusal) -> SpawnException:
-    """The hub's form of a refusal. Its JSON errors drop the reason, so a header carries it."""
-    error = SpawnException(refusal.message, reason=refusal.reason.value, status_code=refusal.http_status)
-    error.headers = {REASON_HEADER: refusal.reason.value}
-    return error
+#: Seconds that a cancelled start gets to clean up before the hub hears of it. The hub itself waits for one second, and
+#: then takes a start that still goes on for a server that is ready.
+CLEAN_UP = 0.5
 
 
 class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships no types
@@ -54,7 +50,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
     _lease_id = ""
     _address: tuple[str, int] | None = None
     _accepted_options: dict[str, Any]
-    _starting = False
+    _start_under_way: asyncio.Task[tuple[str, int]] | None = None
     _last_exit = ""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -129,16 +125,34 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
     # -- start, stop, poll
 
     async def start(self) -> tuple[str, int]:
-        """Decide, lease, create, start and check the container; its address. Refusals are SpawnExceptions."""
-        self._starting = True
-        self._progress = ProgressLog()
+        """Decide, lease, create, start and check the container; its address. Refusals are SpawnExceptions.
+
+        A cancelled start goes on cleaning up after this has raised; `poll` and `stop` know.
+        """
+        if self._progress.closed:  # otherwise somebody may follow it already
+            self._progress = ProgressLog()
+        task = self._start_under_way = asyncio.ensure_future(self._checked_start())
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # heard, whoever reads it
         try:
-            return await self._start()
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task], timeout=CLEAN_UP)
+            raise
+
+    @property
+    def _starting(self) -> bool:
+        return self._start_under_way is not None and not self._start_under_way.done()
+
+    async def _checked_start(self) -> tuple[str, int]:
+        started = False
+        try:
+            address = await self._start()
+            started = True
+            return address
         except Refusal as refusal:
-            self._reset_options()
             raise refused(refusal) from None
         except Unavailable as problem:
-            self._reset_options()
             self.log.error("%s can't start: %s", self._log_name, problem)
             text = (
                 f"The container could not be started just now ({str(problem)[:300]}). Nothing of it stays. "
@@ -146,11 +160,11 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
             )
             raise refused(Refusal(Reason.ENGINE, text)) from None
         except DS01Error as problem:
-            self._reset_options()
             self.log.error("%s can't start: %s", self._log_name, problem)
             raise refused(Refusal(Reason.ENGINE, f"The container could not be started: {problem}")) from None
         finally:
-            self._starting = False
+            if not started:
+                self._reset_options()
             self._progress.close()
 
     async def _start(self) -> tuple[str, int]:
@@ -176,6 +190,9 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
 
     async def stop(self, now: bool = False) -> None:
         """Stop and remove the container; returns when its absence was observed."""
+        if self._start_under_way is not None:
+            # A cancelled start cleans up after itself; what it may have left all the same is found by its owner below.
+            await asyncio.wait([self._start_under_way])
         await self.ds01.launcher.stop(self.owner, self.object_id, grace=0 if now else self.stop_grace)
         self.clear_state()
 
@@ -185,7 +202,7 @@ class DS01Spawner(DockerSpawner):  # type: ignore[misc]  # DockerSpawner ships n
             await self.ds01.ready()
             if self._starting:
                 return None
-            found = await self.ds01.launcher.find(self.owner, self.object_id)
+            found = await self.ds01.launcher.find(self.owner, self.object_id, self._lease_id)
             if found.alive:
                 self._remember(found.alive, found.lease_id or self._lease_id)
                 return None

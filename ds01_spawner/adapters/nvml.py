@@ -17,6 +17,7 @@ import pynvml
 
 from ds01_spawner.adapters.nvml_calls import NvmlCallError, as_text, ask, call
 from ds01_spawner.adapters.nvml_gpu import finish, read_gpu
+from ds01_spawner.adapters.nvml_mig import Geometries
 from ds01_spawner.core.devices import Gpu, Inventory
 from ds01_spawner.core.errors import InventoryUnavailable
 from ds01_spawner.core.ports import Clock
@@ -39,6 +40,7 @@ class NvmlInventory:
         self._overdue = False
         self._started = 0
         self._last: tuple[int, Inventory] | None = None
+        self._geometries: Geometries | None = None
 
     async def read(self) -> Inventory:
         """All GPUs now. Raises InventoryUnavailable with what to do about it, at the latest after the deadline."""
@@ -105,7 +107,8 @@ class NvmlInventory:
         now = self._clock()
         driver = as_text(ask("", "nvmlSystemGetDriverVersion"))
         cuda = ask(None, "nvmlSystemGetCudaDriverVersion_v2")
-        readings = [read_gpu(index) for index in range(call("nvmlDeviceGetCount"))]
+        self._geometries = geometries = Geometries(driver, self._geometries)
+        readings = [read_gpu(index, geometries) for index in range(call("nvmlDeviceGetCount"))]
         seen = {reading.gpu.uuid for reading in readings}
         gpus: list[Gpu] = []
         notes: list[str] = [] if readings else ["The NVIDIA driver runs and finds no GPU: CPU only."]

@@ -9,7 +9,7 @@ import pynvml
 
 from ds01_spawner.adapters.gpu_findings import findings, pending_reason
 from ds01_spawner.adapters.nvml_calls import DRIVER_GONE, GPU_GONE, NvmlCallError, as_text, ask, call, uuid_of
-from ds01_spawner.adapters.nvml_mig import read_geometry, read_instances
+from ds01_spawner.adapters.nvml_mig import Geometries, read_instances
 from ds01_spawner.core.devices import Gpu, Health
 
 _MIB = 1 << 20
@@ -28,11 +28,11 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
 
-def read_gpu(index: int) -> Reading:
+def read_gpu(index: int, geometries: Geometries) -> Reading:
     """Read the GPU at this index. Raises NvmlCallError only where the driver itself is gone."""
     reading = Reading(Gpu("", index, "unknown model", 0, mig=None, axis=None))
     try:
-        _fill(reading, call("nvmlDeviceGetHandleByIndex", index))
+        _fill(reading, call("nvmlDeviceGetHandleByIndex", index), geometries)
     except NvmlCallError as failure:
         if failure.code in DRIVER_GONE:
             raise
@@ -60,7 +60,7 @@ def _health(failure: NvmlCallError) -> Health:
     return Health.DRAINING if failure.code == pynvml.NVML_ERROR_RESET_REQUIRED else Health.UNKNOWN
 
 
-def _fill(reading: Reading, handle: Any) -> None:
+def _fill(reading: Reading, handle: Any, geometries: Geometries) -> None:
     """Step by step, so that what was read before a failure stays."""
     reading.gpu = replace(reading.gpu, uuid=uuid_of(handle))
     reading.gpu = replace(reading.gpu, model=as_text(ask("unknown model", "nvmlDeviceGetName", handle)))
@@ -77,7 +77,7 @@ def _fill(reading: Reading, handle: Any) -> None:
     if mode is None:
         reading.gpu = replace(reading.gpu, mig=False, axis=1)
     else:
-        _fill_mig(reading, handle, *mode)
+        _fill_mig(reading, handle, geometries, *mode)
 
 
 def _mig_mode(handle: Any) -> tuple[bool, bool] | None:
@@ -91,9 +91,9 @@ def _mig_mode(handle: Any) -> tuple[bool, bool] | None:
     return bool(current), bool(pending)
 
 
-def _fill_mig(reading: Reading, handle: Any, current: bool, pending: bool) -> None:
+def _fill_mig(reading: Reading, handle: Any, geometries: Geometries, current: bool, pending: bool) -> None:
     board_mib = reading.gpu.memory_mib
-    geometry = read_geometry(handle, board_mib)
+    geometry = geometries.of(handle, reading.gpu.uuid, current, board_mib)
     if current and geometry.slices is None:
         # Without it a share of the GPU has no size, and no limit in GPU-equivalents could hold.
         raise NvmlCallError(

@@ -57,6 +57,27 @@ class Geometry:
         return max((shape.profile.slices for shape in self.shapes), default=None)
 
 
+class Geometries:
+    """The geometry of each board, read once: some hundred calls for what can't change while these stay as they are.
+
+    Known again is what a reading with the same driver found for the same GPU in the same mode. Each reading takes a new
+    one with the one before, so that nothing is kept of GPUs that are gone.
+    """
+
+    def __init__(self, driver: str, before: Geometries | None = None) -> None:
+        self._driver = driver
+        self._before = before._found if before is not None and before._driver == driver else {}
+        self._found: dict[tuple[str, bool, int], Geometry] = {}
+
+    def of(self, gpu: Any, uuid: str, mig: bool, board_mib: int) -> Geometry:
+        """The geometry of this GPU. `mig`: whether MIG is on; `board_mib` is 0 where unknown."""
+        key = uuid, mig, board_mib
+        known = self._before.get(key) or read_geometry(gpu, board_mib)
+        if known.axis is not None:  # NVML did not tell all; it may the next time
+            self._found[key] = known
+        return known
+
+
 def name_of(slices: int, memory_mib: int, board_mib: int, attribute: str = "") -> str:
     """A profile's name as NVIDIA would write it: its memory in eighths of the board's, rounded to whole GB."""
     eighths = -(-memory_mib * _EIGHTHS // board_mib)

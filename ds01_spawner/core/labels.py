@@ -45,7 +45,9 @@ def sign(labels: Mapping[str, str], key: bytes, *, name: str) -> dict[str, str]:
 
 def verify(labels: Mapping[str, str], key: bytes, *, name: str) -> bool:
     """True where `ds01.sig` is ours and fits these labels and this name."""
-    return hmac.compare_digest(labels.get(SIGNATURE, "").encode(), _signature(labels, key, name).encode())
+    return hmac.compare_digest(
+        labels.get(SIGNATURE, "").encode(errors="replace"), _signature(labels, key, name).encode()
+    )
 
 
 def trusts(container: ContainerView, *, instance: str, key: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""A fake engine whose running containers answer HTTP, each on a loopback address of its own, as a single-user server does."""
+"""A fake engine whose running containers answer HTTP, each on a loopback address of its own."""
 
 from __future__ import annotations
 

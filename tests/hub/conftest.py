@@ -38,7 +38,8 @@ GIB = 1 << 30
 BIG_HOST = Host(memory=4096 * GIB, memory_reserve=16 * GIB, cpus=256)
 LIMITS = """
 version: 1
-defaults: {max_mig_instances: 1, max_cpus: 2, memory: "1g", shm_size: "64m", pids_limit: 100, max_containers_per_user: 3}
+defaults:
+  {max_mig_instances: 1, max_cpus: 2, memory: "1g", shm_size: "64m", pids_limit: 100, max_containers_per_user: 3}
 groups:
   researchers: {members: [carla], max_mig_instances: 3}
 """

@@ -28,7 +28,7 @@ async def test_an_engine_that_fails_is_no_dead_container(hub: HubInMemory) -> No
 
 
 async def test_an_engine_that_hangs_is_no_dead_container(hub: HubInMemory) -> None:
-    """While the engine gives no answer the hub takes the container for alive, and when the call's deadline is over too."""
+    """While the engine gives no answer the hub takes the container for alive, after the call's deadline too."""
     await hub.spawn("ana", {"gpu": "1g"})
     hub.engine.hang("inspect")
     asked = asyncio.create_task(hub.spawner("ana").poll())
@@ -42,7 +42,7 @@ async def test_an_engine_that_hangs_is_no_dead_container(hub: HubInMemory) -> No
 async def test_gpus_or_ledger_that_cannot_be_read_are_no_dead_container(
     hub: HubInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An outage of the inventory or of the ledger stops nothing: poll says None, also where the hub lost its own state."""
+    """An outage of inventory or ledger stops nothing: poll says None, also where the hub lost its own state."""
     await hub.spawn("ana", {"gpu": "1g"})
     await hub.spawn("ben")
     hub.gpus.outage = True
@@ -108,7 +108,7 @@ async def test_a_slow_stop_delays_nobody_else(hub: HubInMemory, method: str) -> 
     """While ana's container takes long to stop, ben's poll, start and stop all come to their end."""
     await hub.spawn("ana", {"gpu": "1g"})
     await hub.spawn("ben")
-    hub.spawner("ana").stop_grace = 5.0
+    hub.spawner("ana").stop_grace = 5.0 if method == "stop" else 0.0
     held = hub.engine.hold_next(method)
     leaving = asyncio.create_task(hub.stop("ana"))
     await held.reached.wait()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from jupyterhub.utils import maybe_future
 
 from ds01_spawner.core import labels, lease_events
 from ds01_spawner.core.errors import EngineRefused, EngineUnavailable, Reason
@@ -17,7 +18,7 @@ from tests.hub.conftest import GIB, HubInMemory
 
 
 async def test_a_container_with_exactly_what_was_granted(hub: HubInMemory) -> None:
-    """A start leases first; the engine is asked for the leased devices and the user's own limits, and for nothing else."""
+    """A start leases first; the engine is asked for the leased devices with the user's limits."""
     assert (await hub.spawn("ana", {"gpu": "1g"})).status == 201
     lease, view = await hub.lease("ana"), hub.container("ana")
     assert lease is not None and lease.state is LeaseState.BOUND and lease.container_id == view.id
@@ -130,7 +131,7 @@ def lose_image(hub: HubInMemory) -> None:
     ],
 )
 async def test_a_start_that_fails_leaves_nothing_and_says_why(hub: HubInMemory, harm: Any, reason: Reason) -> None:
-    """Whatever fails in a start: a SpawnException with a reason of the closed set, no container, no lease, options reset."""
+    """Whatever fails in a start: a SpawnException with a reason, no container, no lease, options reset."""
     harm(hub)
     answer = await hub.spawn("ana", {"gpu": "1g"})
     assert answer.reason == reason and answer.status in (400, 503) and len(answer.message) > 20
@@ -144,7 +145,7 @@ async def test_a_start_that_fails_leaves_nothing_and_says_why(hub: HubInMemory, 
 
 
 async def test_wrong_limits_stop_the_container(hub: HubInMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the engine made isn't what was granted: the container goes, the lease ends, and the refusal names the limit."""
+    """What the engine made isn't what was granted: container and lease go, the refusal names the limit."""
     inspect = hub.engine.inspect
 
     async def twice_the_memory(container: str) -> ContainerView | None:
@@ -199,7 +200,7 @@ async def test_delete_while_pending(hub: HubInMemory, method: str) -> None:
         asked = asyncio.create_task(hub.spawn("ana", {"gpu": "1g"}))
         await held.reached.wait()
         cancelled = asyncio.create_task(hub.stop("ana"))
-        await hub.until(lambda: hub.spawner("ana")._spawn_future is None or hub.spawner("ana")._spawn_future.done())
+        await hub.until(lambda: bool(hub.spawner("ana")._stop_pending))
         held.free.set()
     assert (await cancelled).status in (202, 204)
     assert (await asked).status >= 400
@@ -213,7 +214,7 @@ async def test_delete_while_pending(hub: HubInMemory, method: str) -> None:
 
 
 async def test_a_stop_that_fails_keeps_the_device_until_its_container_is_seen_gone(hub: HubInMemory) -> None:
-    """The hub answers 204 and believes it; the lease stays, nobody gets the device, and the reconciler ends it later."""
+    """The hub answers 204 and believes it; the lease stays, nobody gets the device, the reconciler ends it."""
     hub.gpus.gpus = (mig_gpu(0, {0: "1g.5gb"}),)
     await hub.reconcile()
     await hub.spawn("ana", {"gpu": "1g"})
@@ -235,7 +236,7 @@ async def test_what_the_hub_forgets_frees_nothing(hub: HubInMemory) -> None:
     await hub.spawn("ana", {"gpu": "1g"})
     before = await hub.lease("ana")
     spawner = hub.spawner("ana")
-    await spawner.run_post_stop_hook()
+    await maybe_future(spawner.run_post_stop_hook())
     spawner.clear_state()
     await hub.reconcile()
     assert await hub.lease("ana") == before
@@ -245,7 +246,7 @@ async def test_what_the_hub_forgets_frees_nothing(hub: HubInMemory) -> None:
 
 
 async def test_a_crash_frees_the_device_and_tells_why(hub: HubInMemory) -> None:
-    """An engine event is enough: the lease ends with the cause, no poll of the hub needed, and the cause reaches the user."""
+    """An engine event is enough: the lease ends with the cause before the hub polls, and the user is told."""
     await hub.spawn("ana", {"gpu": "1g"})
     spawner = hub.spawner("ana")
     hub.engine.crash(hub.container("ana").id, 137, oom=True)
