@@ -15,7 +15,7 @@ soak:
 	$(LAB) -m tests.soak $(ARGS); code=$$?; tests/engine.sh down; exit $$code
 
 bench:
-	$(LAB) tests/bench/run.py $(ARGS); code=$$?; tests/engine.sh down; exit $$code
+	$(LAB) -m tests.bench.run $(ARGS); code=$$?; tests/engine.sh down; exit $$code
 
 docs:
 	.venv/bin/python docs/check_links.py $(ARGS)

@@ -28,7 +28,6 @@ from ds01_spawner.core.grant import (
     Machine,
     availability,
     decide,
-    free_by_class,
     gpu_unknown,
     ledger_silent,
 )
@@ -52,8 +51,8 @@ class Allocator:
     """Reserve, confirm, release. All methods are safe to cancel.
 
     `host` bounds memory over all containers. `reserve_ttl` (seconds) is how long a reservation lives without a start
-    under way; `inventory_max_age` (seconds) how old the picture of the GPUs may be that people are shown; `deadline` (seconds)
-    bounds each call of the ledger. `events` is called for each event in the ledger's thread, after it was written.
+    under way; `inventory_max_age` (seconds) how old the picture of the GPUs may be that people are shown; `deadline`
+    (seconds) bounds each call of the ledger. `events` is called for each event in the ledger's thread, once written.
     `executor` must run one call at a time; by default a thread of our own.
     """
 
@@ -77,6 +76,7 @@ class Allocator:
         self._thread = LedgerThread(ledger, clock=clock, events=events, deadline=deadline, executor=executor)
         self._seen: Inventory | None = None
         self._seen_at = float("-inf")
+        self._reading: asyncio.Future[Inventory] | None = None
         self._external: frozenset[str] = frozenset()
         #: Why no GPU is granted to anybody; empty when grants are on. The reconciler sets it.
         self.frozen = NOT_COMPARED
@@ -219,14 +219,6 @@ class Allocator:
         """The owner's live lease."""
         return next((lease for lease in await self.live() if lease.owner == owner), None)
 
-    async def offered(self) -> dict[str, tuple[int, int]]:
-        """Class of device to (free, total); empty where the GPUs can't be read. Raises LedgerUnavailable."""
-        try:
-            machine = Machine(self.node, self._host, await self.inventory(), self._external)
-        except InventoryUnavailable:
-            return {}
-        return free_by_class(await self.live(), machine)
-
     async def get(self, lease_id: str) -> Lease | None:
         """One lease, ended ones too."""
         return await self._thread.call(lambda: self._ledger.get(lease_id))
@@ -256,9 +248,16 @@ class Allocator:
         age = self._clock() - self._seen_at
         # A negative age is a clock that was set back: nothing is known about how old the picture is.
         if self._seen is None or not 0 <= age < (self._max_age if max_age is None else max_age):
-            at = self._clock()
-            self._seen = await self._inventory.read()
-            self._seen_at = at
+            # Many who ask at once share the reading that is under way: a class that starts together waits for one.
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.ensure_future(self._read())
+            return await asyncio.shield(self._reading)
+        return self._seen
+
+    async def _read(self) -> Inventory:
+        at = self._clock()
+        self._seen = await self._inventory.read()
+        self._seen_at = at
         return self._seen
 
     def set_external(self, uuids: frozenset[str]) -> None:
@@ -269,8 +268,6 @@ class Allocator:
     def external(self) -> frozenset[str]:
         """What `set_external` said last."""
         return self._external
-
-    # -- events, and the ledger's thread
 
     async def record(self, event: Event) -> None:
         """Write an event. Raises LedgerUnavailable; the sink has it even then."""

@@ -123,7 +123,7 @@ def server_limit(handler: Any) -> int:
     """
     name = handler.path_args[1] if len(handler.path_args) > 1 else ""
     if name and not is_valid_safe_slug(name):
-        text = f"{ascii(name[:40])} is not a server name. Allowed: {SERVER_NAMES}.{_instead(name)}"
+        text = f"{name[:40]!a} is not a server name. Allowed: {SERVER_NAMES}.{_instead(name)}"
         raise refused(Refusal(Reason.OPTIONS, text, key="server", allowed=SERVER_NAMES))
     return 0
 

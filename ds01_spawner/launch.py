@@ -105,11 +105,15 @@ class Launcher:
             container_name=name,
             image_id=image_id,
             progress=launch.progress,
-            verify=lambda lease, view: self._verify(launch.resolved, lease, view),
+            verify=lambda lease, view: self._check(launch, lease, view),
         )
-        launch.progress("Waiting for JupyterLab", 75)
-        await self._until_listening(lease, view)
         return Started(view, lease.id)
+
+    async def _check(self, launch: Launch, lease: Lease, view: ContainerView) -> None:
+        """Part of the start, so that the reconciler leaves the container alone and what fails here is undone."""
+        await self._verify(launch.resolved, lease, view)
+        launch.progress("Waiting for JupyterLab", 75)
+        await self._until_listening(view)
 
     async def image_of(self, environment: str) -> str:
         """The id of an environment's image: a tag can move while a container is made, an id can't."""
@@ -199,24 +203,20 @@ class Launcher:
                 wrong=list(wrong),
             )
 
-    async def _until_listening(self, lease: Lease, view: ContainerView) -> None:
+    async def _until_listening(self, view: ContainerView) -> None:
+        ready = self.site.ready_timeout
         try:
-            dead = await readiness.wait_until_listening(
-                view.ip, PORT, lambda: self.engine.inspect(view.id), deadline=self.site.ready_timeout
-            )
-            if dead is None:
+            if await readiness.wait_until_listening(
+                view.ip, PORT, lambda: self.engine.inspect(view.id), deadline=ready
+            ):
                 return
-            cause = lease_events.exit_cause(dead)
+            ended = await self.engine.inspect(view.id)
+            cause = "the container is gone" if ended is None else lease_events.exit_cause(ended)
         except TimeoutError:
-            cause = f"JupyterLab did not answer within {self.site.ready_timeout:g} s"
-        except BaseException:
-            await asyncio.shield(self.lifecycle.stop(lease, grace=0, reason="the start was cancelled"))
-            raise
-        tail = await self.engine.logs(view.id, lines=LOG_LINES)
-        await self.lifecycle.stop(lease, grace=0, reason=f"the start failed: {cause}")
-        raise Refusal(
-            Reason.ENGINE, f"The container did not come up: {cause}. Its last words: {tail[-600:].strip()}", cause=cause
-        )
+            cause = f"JupyterLab did not answer within {ready:g} s"
+        tail = (await self.engine.logs(view.id, lines=LOG_LINES)).strip()
+        words = f" Its last words: {tail[-600:]}" if tail else ""
+        raise Refusal(Reason.ENGINE, f"The container did not come up: {cause}.{words}", cause=cause)
 
     async def stop(self, owner: Owner, container_id: str, *, grace: float, reason: str = "stopped") -> None:
         """Stop the owner's container; returns when its absence was observed."""

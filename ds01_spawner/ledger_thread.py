@@ -57,7 +57,8 @@ class LedgerThread:
     async def answer(self, call: Future[T]) -> T:
         """Wait for a submitted call. A write under way is not half done by a cancelled caller."""
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(call)), self._deadline)
+            async with asyncio.timeout(self._deadline):
+                return await asyncio.shield(asyncio.wrap_future(call))
         except TimeoutError:
             raise LedgerUnavailable(f"the ledger gives no answer within {self._deadline:g} s") from None
 

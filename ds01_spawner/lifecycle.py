@@ -189,7 +189,9 @@ class ContainerLifecycle:
 
     async def _undo(self, lease: Lease, error: BaseException) -> None:
         cancelled = isinstance(error, asyncio.CancelledError)
-        reason = "the start was cancelled" if cancelled else f"the start failed: {error}"
+        # A refusal's text may quote what the container printed; its cause is in our own words.
+        cause = error.data.get("cause", error) if isinstance(error, Refusal) else error
+        reason = "the start was cancelled" if cancelled else f"the start failed: {cause}"
         try:
             await self.retire(lease, reason=reason, grace=0)
         except DS01Error as problem:

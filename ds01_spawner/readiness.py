@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
+from ds01_spawner.core.errors import Unavailable
 from ds01_spawner.core.ports import ContainerView
 
 #: Seconds between two tries to connect: short beside the two seconds that Python needs to import JupyterLab.
@@ -30,8 +32,8 @@ async def accepts_connections(ip: str, port: int) -> bool:
 
 async def wait_until_listening(
     ip: str, port: int, look: Callable[[], Awaitable[ContainerView | None]], *, deadline: float
-) -> ContainerView | None:
-    """Wait until the port accepts; the view of a container that died meanwhile, None when it listens.
+) -> bool:
+    """Wait until the port accepts. False where the container has ended or is gone meanwhile.
 
     Raises TimeoutError after `deadline` seconds.
     """
@@ -40,8 +42,9 @@ async def wait_until_listening(
         while not await accepts_connections(ip, port):
             tries += 1
             if tries % round(LOOK_EVERY / CONNECT_EVERY) == 0:
-                view = await look()
-                if view is not None and not view.running:
-                    return view
+                with suppress(Unavailable):  # nobody knows: it may be about to listen
+                    view = await look()
+                    if view is None or not view.running:
+                        return False
             await asyncio.sleep(CONNECT_EVERY)
-    return None
+    return True

@@ -98,8 +98,10 @@ class Reconciler:
             self._first.set()
             # After a failure sooner, then ever later: what answers again is noticed, what is ill isn't pressed.
             wait = self._pause(failures) if failures else self._every * random.uniform(0.9, 1.1)  # noqa: S311
+            # Not wait_for: before Python 3.12 that forgets a cancellation which comes together with the wake-up.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._woken.wait()
                 await asyncio.sleep(DEBOUNCE)
             self._woken.clear()
 

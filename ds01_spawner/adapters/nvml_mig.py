@@ -73,7 +73,7 @@ class Geometries:
         """The geometry of this GPU. `mig`: whether MIG is on; `board_mib` is 0 where unknown."""
         key = uuid, mig, board_mib
         known = self._before.get(key) or read_geometry(gpu, board_mib)
-        if known.axis is not None:  # NVML did not tell all; it may the next time
+        if known.shapes and all(shape.profile.starts for shape in known.shapes):  # what it didn't tell, it may later
             self._found[key] = known
         return known
 

@@ -12,7 +12,7 @@ from tests.bench.figures import Figure, Goal, alone, in_turns
 from tests.bench.hubs import click, peers
 from tests.running_hub import RunningHub
 
-PAIRS = 5
+PAIRS = 3
 USERS = 8
 
 
@@ -60,7 +60,7 @@ def _last_start(began: float) -> float:
     """The engine's time of the last start of a container since `began`; exactly as many as users must have started."""
     kinds = {"type": "container", "event": "start"}
     events = docker.from_env().events(since=int(began), until=int(time.time()) + 1, filters=kinds, decode=True)
-    starts = [event["timeNano"] / 1e9 for event in events if event["timeNano"] / 1e9 >= began]
+    starts = [at for event in events if (at := float(event["timeNano"]) / 1e9) >= began]
     assert len(starts) == USERS, starts
     return max(starts)
 

@@ -1,7 +1,8 @@
 """What the bench measures, how pairs are compared, and how figures are written down.
 
-A figure has samples of ours and, where there is a peer, of stock DockerSpawner, taken in turns: pair n is one of each,
-right after one another, so that whatever else the machine does meets both. Their ratio is the median of the pairs' ratios.
+A figure has samples of ours and, where there is a peer, of stock DockerSpawner, taken in turns: pair n is one of
+each, right after one another, so that whatever else the machine does meets both. The ratio is the median of the
+pairs' ratios.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure has to be: `text` says it, `holds` is asked with the ratio, or the median where there is no peer."""
+    """What a figure has to be, in words; `holds` is asked with the ratio, or the median where there is no peer."""
 
     text: str
     holds: Callable[[float], bool]
@@ -32,7 +33,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """Samples in `unit`. `stock` is empty where nothing can be compared. `slower` marks a ratio of stock to ours."""
+    """Samples in `unit`. `stock` is empty where nothing can be compared.
+
+    `by_stock` turns the ratio around: how many times as fast ours is. `of_median` marks a goal for our median itself.
+    """
 
     name: str
     counted: str
@@ -106,13 +110,14 @@ def machine() -> dict[str, Any]:
         "engine": engine["Version"],
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "load_before": round(os.getloadavg()[0], 2),
     }
 
 
 def print_figures(figures: Sequence[Figure]) -> None:
     """For a person who runs one file."""
-    print("\n".join([*table(figures), "", *_notes(figures)]))
+    rows = [figure.as_dict() for figure in figures]
+    print("\n".join([*_table(rows), "", *_notes(rows)]))
 
 
 def alone(measure: Callable[[int], Sequence[Figure]], pairs: int) -> None:
@@ -123,52 +128,59 @@ def alone(measure: Callable[[int], Sequence[Figure]], pairs: int) -> None:
 
 
 def write(figures: Sequence[Figure], shape: dict[str, Any], command: str, folder: Path = DOCS) -> None:
-    """`figures.json` with every sample, and `figures.md` to read."""
-    at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    result = {"date": at, "command": command, "machine": shape, "figures": [figure.as_dict() for figure in figures]}
-    (folder / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    """Put these into `figures.json`, with every sample, and `figures.md`; others that are there stay as they are."""
+    about = {"date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "command": command, "machine": shape}
+    file = folder / "figures.json"
+    rows = {row["name"]: row for row in (json.loads(file.read_text(encoding="utf-8")) if file.exists() else [])}
+    rows |= {figure.name: {**figure.as_dict(), **about} for figure in figures}
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(list(rows.values()), indent=2) + "\n", encoding="utf-8")
+    (folder / "figures.md").write_text("\n".join(_page(list(rows.values()))), encoding="utf-8")
+
+
+def _page(rows: Sequence[dict[str, Any]]) -> list[str]:
     head = [
         "# Figures",
         "",
-        f"Measured on {at} with `{command}`: {shape['cores']} cores, {shape['memory_gib']} GiB, Docker Engine "
-        f"{shape['engine']}, load {shape['load_at_start']} before. All samples are in `figures.json`.",
+        "Made by `make bench`. All samples, with kernel and Python, are in `figures.json`.",
         "",
-        "Beside stock DockerSpawner 14 in the same run on the same engine, in turns. The ratio is the median of the "
-        "pairs' ratios; the other values are medians, with the smallest and the largest.",
+        "Beside stock DockerSpawner 14 in the same run on the same engine, in turns. A value is the median, with the "
+        "smallest and the largest. The ratio is the median of the pairs' ratios.",
         "",
     ]
-    (folder / "figures.md").write_text("\n".join([*head, *table(figures), "", *_notes(figures)]), encoding="utf-8")
-
-
-def table(figures: Sequence[Figure]) -> list[str]:
-    """The figures as a Markdown table."""
-    lines = ["| figure | n | ours | stock | ratio | goal | met |", "|---|---|---|---|---|---|---|"]
-    for figure in figures:
-        ratio = (
-            ""
-            if figure.ratio is None
-            else f"{figure.ratio:.2f} ({'stock / ours' if figure.by_stock else 'ours / stock'})"
+    runs = ["Measured:", ""]
+    for row in rows:
+        shape = row["machine"]
+        runs.append(
+            f"- {row['name']}: {row['date']}, `{row['command']}`, {shape['cores']} cores, {shape['memory_gib']} GiB, "
+            f"Docker Engine {shape['engine']}, load {shape['load_before']} when it began."
         )
-        goal = figure.goal.text if figure.goal else ""
-        met = {None: "", True: "yes", False: "**no**"}[figure.met]
-        ours, stock = _cell(figure.ours, figure.unit), _cell(figure.stock, figure.unit)
-        lines.append(f"| {figure.name} | {len(figure.ours)} | {ours} | {stock} | {ratio} | {goal} | {met} |")
+    return [*head, *_table(rows), "", *runs, "", *_notes(rows)]
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["| figure | n | ours | stock | ratio | goal | met |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2g} ({row['ratio_of']})"
+        met = {None: "", True: "yes", False: "**no**"}[row["met"]]
+        ours, stock = _cell(row["ours"], row["unit"]), _cell(row["stock"], row["unit"])
+        lines.append(f"| {row['name']} | {row['n']} | {ours} | {stock} | {ratio} | {row['goal'] or ''} | {met} |")
     return lines
 
 
-def _cell(samples: Sequence[float], unit: str) -> str:
-    if not samples:
+def _cell(summary: dict[str, Any] | None, unit: str) -> str:
+    if summary is None:
         return ""
     digits = 2 if unit == "s" else 1
-    middle, least, most = statistics.median(samples), min(samples), max(samples)
-    return f"{middle:.{digits}f} {unit} ({least:.{digits}f} to {most:.{digits}f})"
+    middle, least, most = (f"{summary[key]:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{middle} {unit} ({least} to {most})"
 
 
-def _notes(figures: Sequence[Figure]) -> list[str]:
+def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["What is counted:", ""]
-    for figure in figures:
-        lines.append(f"- {figure.name}: {figure.counted}")
-        if figure.parts:
-            parts = ", ".join(f"{name} {value:.1f}" for name, value in figure.parts.items())
-            lines.append(f"  Medians in {figure.unit}: {parts}.")
+    for row in rows:
+        lines.append(f"- {row['name']}: {row['counted']}")
+        if row["parts"]:
+            parts = ", ".join(f"{name} {value:.1f}" for name, value in row["parts"].items())
+            lines.append(f"  Medians in {row['unit']}: {parts}.")
     return [*lines, ""]

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,9 @@ def peers(users: int) -> Iterator[Peers]:
         try:
             for hub in (ours, stock):
                 hub.start()
-                for name in names:
-                    click(hub, name)
-                    hub.stop_server(name)
+                with ThreadPoolExecutor(users) as threads:
+                    list(threads.map(lambda name, hub=hub: click(hub, name), names))
+                    list(threads.map(hub.stop_server, names))
             yield Peers(ours, stock)
         finally:
             for hub in (ours, stock):

@@ -9,7 +9,7 @@ from tests.bench.figures import Figure, Goal, alone, in_turns
 from tests.bench.hubs import click, page, peers
 from tests.running_hub import RunningHub
 
-PAIRS = 12
+PAIRS = 10
 USER = "bench0"
 
 

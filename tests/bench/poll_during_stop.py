@@ -13,7 +13,7 @@ from tests.bench.figures import Figure, Goal, alone, in_turns
 from tests.bench.hubs import click, peers
 from tests.running_hub import RunningHub
 
-PAIRS = 5
+PAIRS = 3
 SLOW, OTHER = "bench0", "bench1"
 #: Seconds after the request to stop when the poll is made: the stop is under way then.
 AFTER = 0.5

@@ -47,6 +47,9 @@ c.DockerSpawner.volumes = {{"{prefix}-{{username}}": "{home}"}}
 c.DockerSpawner.prefix = "{prefix}"
 c.DockerSpawner.mem_limit = "{memory}"
 c.DockerSpawner.cpu_limit = {cpus}
+# A start that is slow on a busy machine is to be counted, not to fail after the default 30 and 60 seconds.
+c.DockerSpawner.http_timeout = 120
+c.DockerSpawner.start_timeout = 180
 c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
 c.JupyterHub.hub_bind_url = "http://{gateway}:{hub_port}"
 c.JupyterHub.cleanup_servers = False

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pynvml
@@ -63,15 +64,16 @@ async def test_no_error_of_nvml_leaks(nvml: World, symbol: str) -> None:
         everything.add(uuid(0))  # NOT_SUPPORTED is NVML's word that the board has no MIG, so it is one whole device
     for code in CODES:
         nvml.change(lambda machine, code=code: machine.errors.__setitem__(slice(None), [(symbol, code, -1)]))
-        try:
-            read = await inventory.read()
-        except InventoryUnavailable as error:
-            assert str(error).startswith("The GPUs can't be read: ")
-        else:
-            assert {device.uuid for device in read.devices()} <= everything
-            assert all(found.health_reason for found in read.gpus if found.health is not Health.OK)
-        if symbol != "nvmlShutdown":
-            assert nvml.library.fake_initialised() == 0
+        for reader in (inventory, nvml.inventory()):  # one that knows the boards, one that has to ask
+            try:
+                read = await reader.read()
+            except InventoryUnavailable as error:
+                assert str(error).startswith("The GPUs can't be read: ")
+            else:
+                assert {device.uuid for device in read.devices()} <= everything
+                assert all(found.health_reason for found in read.gpus if found.health is not Health.OK)
+            if symbol != "nvmlShutdown":
+                assert nvml.library.fake_initialised() == 0
 
 
 async def test_the_list_of_calls_is_whole(nvml: World) -> None:
@@ -364,6 +366,35 @@ async def test_the_older_call_for_profiles_may_fail_too(nvml: World, code: int, 
         ("nvmlDeviceGetGpuInstanceProfileInfo", code, -1),
     )
     assert (read.gpus[0].health, read.gpus[0].profiles) == (health, ())
+
+
+async def test_a_board_is_asked_once_for_its_geometry(nvml: World) -> None:
+    """What a board offers is read once: it counts until driver or MIG mode change, and then is read anew."""
+    nvml.show(gpu(0, "1g.5gb@0"))
+    inventory = nvml.inventory()
+    before = await inventory.read()
+    asked = "nvmlDeviceGetGpuInstanceProfileInfoV"
+    nvml.change(lambda machine: machine.errors.append((asked, pynvml.NVML_ERROR_GPU_IS_LOST, -1)))
+    known = await inventory.read()
+    assert known.gpus == before.gpus
+    nvml.show(gpu(0, mig=False))
+    nvml.change(lambda machine: machine.errors.append((asked, pynvml.NVML_ERROR_GPU_IS_LOST, -1)))
+    assert [found.health for found in (await inventory.read()).gpus] == [Health.LOST]
+
+
+async def test_another_driver_may_know_other_profiles(nvml: World) -> None:
+    """A driver that was replaced is asked for the boards' geometry anew."""
+    nvml.show(gpu(0, "1g.5gb@0"))
+    inventory = nvml.inventory()
+    await inventory.read()
+    asked = "nvmlDeviceGetGpuInstanceProfileInfoV"
+
+    def update(machine: nvml_library.Machine) -> None:
+        machine.topology = replace(machine.topology, driver="999.99.01")
+        machine.errors.append((asked, pynvml.NVML_ERROR_GPU_IS_LOST, -1))
+
+    nvml.change(update)
+    assert [found.health for found in (await inventory.read()).gpus] == [Health.LOST]
 
 
 async def test_bytes_are_text_too(nvml: World, monkeypatch: pytest.MonkeyPatch) -> None:

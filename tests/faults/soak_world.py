@@ -1,4 +1,4 @@
-"""What a soak is made of: a real hub with users that never rest, a watcher of the engine, and faults at random times."""
+"""What a soak is made of: a real hub with users that never rest, a watcher of the engine, and random faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USERS = ("ana", "ben", "carla")
 CANCELLED = "dan"
 LIMITS = """
 version: 1
-defaults: {max_mig_instances: 2, max_containers_per_user: 2, max_cpus: 1, memory: "64m", shm_size: "16m", pids_limit: 50}
+defaults: {max_mig_instances: 2, max_containers_per_user: 2, max_cpus: 1, memory: "64m", shm_size: "16m"}
 """
 #: A web server that answers at once stands for JupyterLab: its start would be most of the time, and no part of a lease.
 IMAGE = "ds01-test/soak"
@@ -162,6 +162,8 @@ class World:
         self.random, self._lab, self._url = random.Random(seed), lab, engine_url
         self.gate, self.watcher = Gate(), Watcher(engine_url)
         self.counts: Counter[str] = Counter()
+        #: Leases whose server the hub shows as stopped, as `problems` saw it last.
+        self.unseen: list[str] = []
         self._seed = seed
 
     def begin(self) -> None:
@@ -187,9 +189,17 @@ class World:
 
     def call(self, method: str, path: str, body: object = None) -> requests.Response:
         """One call of the hub's API that gives up soon."""
-        headers = {"Authorization": f"token {self.hub.token}"}
         data = None if body is None else json.dumps(body)
-        return requests.request(method, f"{self.hub.url}/hub/api/{path}", headers=headers, data=data, timeout=20)
+        return requests.request(method, f"{self.hub.url}/hub/api/{path}", headers=self._token, data=data, timeout=20)
+
+    def metric(self, name: str) -> list[str]:
+        """The values of one of the hub's metrics."""
+        lines = requests.get(f"{self.hub.url}/hub/metrics", headers=self._token, timeout=20).text.splitlines()
+        return [line.rpartition(" ")[2] for line in lines if line.partition("{")[0].partition(" ")[0] == name]
+
+    @property
+    def _token(self) -> dict[str, str]:
+        return {"Authorization": f"token {self.hub.token}"}
 
     def _user(self, user: str, server: str) -> None:
         """Starts and stops one server, for ever."""
@@ -291,7 +301,8 @@ class World:
             containers = api.containers(all=True, filters=self._ours)
         running = {entry["Id"] for entry in containers if entry["State"] == "running"}
         leased = {lease["container_id"] for lease in leases if lease["state"] == "bound"}
-        found = []
+        broken = sum(float(value) for value in self.metric("ds01_invariant_violations"))
+        found = [f"the hub itself reports {broken:.0f} broken invariants"] if broken else []
         for lease in leases:
             if (lease["user"], lease["server"]) not in busy and lease["container_id"] not in running:
                 found.append(f"lease {lease['id']} is {lease['state']} without a running container")
@@ -299,9 +310,7 @@ class World:
             owner = entry["Labels"].get("ds01.user", ""), entry["Labels"].get("ds01.server", "")
             if owner not in busy and not (entry["Id"] in running and entry["Id"] in leased):
                 found.append(f"container {entry['Names'][0]} is {entry['State']} without a lease")
-        for user, server in ((lease["user"], lease["server"]) for lease in leases):
-            if (user, server) not in busy and server not in people[user]:
-                self.counts["container that the hub shows as stopped"] += 1
+        self.unseen = [lease["id"] for lease in leases if lease["server"] not in people[lease["user"]]]
         return found
 
     def recovered(self, seconds: float = 60) -> float | None:
@@ -315,7 +324,7 @@ class World:
         return None
 
     def quiet(self) -> bool:
-        """Hold the users, wait until nothing is under way, then for one whole reconcile; False where that never came."""
+        """Hold the users until nothing is under way, then wait for one whole reconcile; False where it never came."""
         if not self.gate.empty(90):
             return False
         deadline = time.monotonic() + 60
@@ -324,7 +333,7 @@ class World:
                 return False
             time.sleep(0.05)
         # The comparison that ends next may have begun before; the one after it did not.
-        return self._next_export(deadline) and self._next_export(deadline)
+        return self._next_reconcile(deadline) and self._next_reconcile(deadline)
 
     def _pending(self) -> bool:
         with suppress(*AWAY):
@@ -332,13 +341,16 @@ class World:
             return any(server["pending"] for user in users for server in user["servers"].values())
         return True
 
-    def _next_export(self, deadline: float) -> bool:
-        file = self.hub.state / "gpu-state.json"
-        seen = file.stat().st_mtime_ns if file.exists() else 0
+    def _next_reconcile(self, deadline: float) -> bool:
+        """Wait for the next one in which every part answered."""
+        seen = None
         while time.monotonic() < deadline:
-            if file.exists() and file.stat().st_mtime_ns != seen:
-                return True
-            time.sleep(0.02)
+            with suppress(*AWAY):
+                [at] = self.metric("ds01_reconcile_last_success_seconds")
+                if seen not in (None, at):
+                    return True
+                seen = at
+            time.sleep(0.05)
         return False
 
 

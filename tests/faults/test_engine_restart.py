@@ -20,8 +20,9 @@ from tests.faults.conftest import Dockerd
 from tests.faults.driver import CPU_ONLY, ONE_SLICE, Install, Parts, client, die_at
 
 Hub = Callable[..., Parts]
-#: Ignores SIGTERM as the first process of a container, so that a stop takes its whole grace.
-STUBBORN = ("/bin/sleep", "600")
+SLEEP = ("/bin/sleep", "600")
+#: Takes its time to end.
+SLOW = ("/bin/sh", "-c", "trap 'sleep 3; exit 3' TERM; sleep 600 & wait")
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ async def test_nothing_is_freed_or_granted_while_the_engine_is_away(hub: Hub, do
 async def test_an_engine_that_dies_in_the_middle_of_a_stop(hub: Hub, dockerd: Dockerd) -> None:
     """The stop fails aloud, the lease stays until the container is seen to be gone, and says why it ended."""
     parts = await compared(hub)
-    lease, _ = await parts.start("ana", command=STUBBORN)
+    lease, _ = await parts.start("ana", command=SLOW)
     stop = asyncio.create_task(parts.stop("ana", grace=15))
     async with asyncio.timeout(10):
         while (await parts.allocator.live())[0].state is not LeaseState.RELEASING:
@@ -255,7 +256,7 @@ async def test_forged_labels_are_told_of_and_change_nothing(install: Install, hu
     """Labels copied from a real container name our instance, a lease and its devices; the container is left alone."""
     parts = await compared(hub)
     lease, view = await parts.start("ana")
-    forged = {"Image": install.image, "Cmd": list(STUBBORN), "Labels": dict(view.labels)}
+    forged = {"Image": install.image, "Cmd": list(SLEEP), "Labels": dict(view.labels)}
     copy = api.create_container_from_config(forged, f"copy-of-{lease.id}")["Id"]
     api.start(copy)
     await parts.reconciler.run_once()
@@ -298,7 +299,7 @@ async def test_a_device_in_somebody_elses_container_is_not_granted(
     await parts.stop("ana")
     [device] = first.devices
     request = {"Driver": "nvidia", "DeviceIDs": [name(parts, device.uuid)], "Capabilities": [["gpu"]]}
-    foreign = {"Image": install.image, "Cmd": list(STUBBORN), "HostConfig": {"DeviceRequests": [request]}}
+    foreign = {"Image": install.image, "Cmd": list(SLEEP), "HostConfig": {"DeviceRequests": [request]}}
     foreign["Labels"] = {labels.INSTANCE: "somebody else's"}
     container = api.create_container_from_config(foreign, f"foreign-{first.id}")["Id"]
     try:
@@ -321,7 +322,7 @@ async def test_a_container_with_all_gpus_leaves_none_to_grant(
     """`--gpus all`: every device is busy, and the refusal says so."""
     parts = await compared(hub)
     request = {"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}
-    foreign = {"Image": install.image, "Cmd": list(STUBBORN), "HostConfig": {"DeviceRequests": [request]}}
+    foreign = {"Image": install.image, "Cmd": list(SLEEP), "HostConfig": {"DeviceRequests": [request]}}
     container = api.create_container_from_config(foreign, f"all-of-{install.instance}")["Id"]
     try:
         api.start(container)

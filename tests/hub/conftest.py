@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ defaults:
 groups:
   researchers: {members: [carla], max_mig_instances: 3}
 """
+PASSWORD = "a password for everybody"
 SECONDS = 20.0
 
 
@@ -91,6 +93,27 @@ class Answer:
 
 
 @dataclass
+class Browser:
+    """One person's browser at the hub: cookies, forms, no token."""
+
+    session: aiohttp.ClientSession
+    base: str
+
+    async def ask(self, method: str, path: str, **fields: Any) -> Answer:
+        """One page; `fields` are a form's, text or lists of text."""
+        data = aiohttp.FormData(
+            [(key, value) for key, given in fields.items() for value in (given if isinstance(given, list) else [given])]
+        )
+        cookies = {name: cookie.value for morsels in self.session.cookie_jar._cookies.values() for name, cookie in morsels.items()}
+        query = {"_xsrf": cookies["_xsrf"]} if method == "POST" else {}
+        address = f"{self.base}{path}"
+        async with self.session.request(
+            method, address, params=query, data=data if method == "POST" else None, allow_redirects=False
+        ) as answer:
+            return Answer(answer.status, answer.headers, await answer.text())
+
+
+@dataclass
 class HubInMemory:
     """The hub under test, and the ways to speak to it and to look behind it."""
 
@@ -122,6 +145,17 @@ class HubInMemory:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.app.hub.port}{self.app.hub.base_url}"
+
+    @asynccontextmanager
+    async def browser(self, user: str) -> AsyncIterator[Browser]:
+        """A browser in which this user has logged in."""
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+            browser = Browser(session, self.url)
+            await browser.ask("GET", "login")
+            answer = await browser.ask("POST", "login", username=user, password=PASSWORD)
+            assert answer.status == 302, answer
+            await browser.ask("GET", "home")
+            yield browser
 
     def add_user(self, name: str, *, admin: bool = False) -> str:
         """A hub user as a first login makes one, with a token of all its rights, kept under its name."""
@@ -253,7 +287,7 @@ def shipped_config(root: Path, limits: Path, setenv: Callable[[str, str], None])
     for name in ("cookie_secret", "proxy_token", "label_key"):
         (keys / name).write_text(secrets.token_hex(32))
         (keys / name).chmod(0o600)
-    (keys / "shared_password").write_text("a password for everybody")
+    (keys / "shared_password").write_text(PASSWORD)
     (keys / "admin_password").write_text("another password, for the admins of this install")
     for name, value in {
         "DS01_ROOT": str(root),
@@ -315,4 +349,6 @@ async def hub(
     await ds01.reconciler.stop()
     await hub.engine.close()
     ds01.allocator.close()
+    app.db_file.close()
+    Path(app.pid_file).unlink(missing_ok=True)
     os.umask(mask)

@@ -200,7 +200,7 @@ async def test_delete_while_pending(hub: HubInMemory, method: str) -> None:
         asked = asyncio.create_task(hub.spawn("ana", {"gpu": "1g"}))
         await held.reached.wait()
         cancelled = asyncio.create_task(hub.stop("ana"))
-        await hub.until(lambda: bool(hub.spawner("ana")._stop_pending))
+        await hub.until(lambda: cancelled.done() or bool(hub.spawner("ana")._stop_pending))
         held.free.set()
     assert (await cancelled).status in (202, 204)
     assert (await asked).status >= 400
