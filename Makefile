@@ -12,7 +12,7 @@ lint:
 	.venv/bin/lint-imports
 
 soak:
-	$(LAB) -m tests.soak $(ARGS); code=$$?; tests/engine.sh down; exit $$code
+	tests/engine.sh up && tests/engine.sh exec .venv/bin/python -m tests.soak $(ARGS); code=$$?; tests/engine.sh down; exit $$code
 
 bench:
 	$(LAB) -m tests.bench.run $(ARGS); code=$$?; tests/engine.sh down; exit $$code

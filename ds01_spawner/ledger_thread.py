@@ -60,6 +60,8 @@ class LedgerThread:
             async with asyncio.timeout(self._deadline):
                 return await asyncio.shield(asyncio.wrap_future(call))
         except TimeoutError:
+            if call.done():  # it was the loop that had no time, not the ledger
+                return call.result()
             raise LedgerUnavailable(f"the ledger gives no answer within {self._deadline:g} s") from None
 
     async def change(self, lease_id: str, work: Callable[[], Lease]) -> Lease:

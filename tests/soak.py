@@ -79,7 +79,11 @@ class Soak:
         deadline = time.monotonic() + seconds
         self.world.begin()
         while self.state.kills < kills and time.monotonic() < deadline and not self.ended:
-            self._one()
+            try:
+                self._one()
+            except AssertionError as problem:
+                self._violated(f"after {self.state.kills}: {problem}")
+                return
 
     def _one(self) -> None:
         world = self.world
@@ -135,11 +139,12 @@ def result(state: State, kills: int) -> str:
         "",
         f'`make soak ARGS="--seed {state.seed} --kills {kills} --resume"`: {state.kills} faults ({done}), '
         f"{sum(s['seconds'] for s in state.slices) / 60:.0f} minutes in {len(state.slices)} calls, "
-        f"last on {state.slices[-1]['date'] if state.slices else 'no day'}.",
+        f"last on {state.slices[-1]['date']}, on {os.cpu_count()} cores with a load average of "
+        f"{max(part.get('load', 0) for part in state.slices)} at most, all other work on that machine included.",
         "",
-        f"**Violations: {len(state.violations)}.** Looked for: a device in two running containers, in "
-        f"{state.counts.get('looks at the engine', 0)} looks at the engine's own device requests and labels; after "
-        "each fault and one reconcile, a lease without a container or a container without a lease.",
+        f"**Violations: {len(state.violations)}.** Looked for at any time, in the engine's own events, device requests "
+        "and labels: a device in two running containers. After each fault and one reconcile: a lease without a "
+        "container, a container without a lease, and what the hub's own check of its invariants reports.",
         "",
         "Three users start and stop two servers each without a pause, CPU only, one slice, two slices or a whole GPU "
         f"of a machine played through NVML (`config/simulated/{MACHINE}.yaml`). A small web server stands for "
@@ -206,11 +211,12 @@ def main() -> int:
         soak.run(options.kills, options.minutes * 60)
     finally:
         soak.world.end()
-        found = {**soak.world.counts, "looks at the engine": soak.world.watcher.looks}
+        found = {**soak.world.counts, **soak.world.watcher.counts}
         state.counts = {what: state.counts.get(what, 0) + found.get(what, 0) for what in {*state.counts, *found}}
         day = time.strftime("%Y-%m-%d", time.gmtime())
         seconds = round(time.monotonic() - began)
-        state.slices.append({"date": day, "seconds": seconds, "kills": state.kills - before})
+        load_average = round(os.getloadavg()[1], 1)
+        state.slices.append({"date": day, "seconds": seconds, "kills": state.kills - before, "load": load_average})
         (folder / "state.json").write_text(json.dumps(asdict(state)))
         options.result.write_text(result(state, options.kills))
         if not state.violations:

@@ -10,6 +10,7 @@ from typing import Any
 import docker
 import pytest
 
+from tests.kernels import run_script
 from tests.running_hub import RunningHub
 
 
@@ -60,9 +61,7 @@ def test_a_start_without_gpu_sees_none_even_if_its_image_asks_for_all(hub: Runni
     inspected = client.api.inspect_container(lease["container_id"])
     assert not inspected["HostConfig"]["DeviceRequests"]
     assert hook_record(lease["container_id"]) is None
-    code, output = client.containers.get(lease["container_id"]).exec_run(
-        "sh -c 'echo $NVIDIA_VISIBLE_DEVICES; ls /dev'"
-    )
+    code, output = run_script(hub, "ana", "echo $NVIDIA_VISIBLE_DEVICES; ls /dev")
     assert code == 0
-    assert output.decode().splitlines()[0] == "void"
-    assert "nvidia" not in output.decode()
+    assert output.splitlines()[0] == "void"
+    assert "nvidia" not in output

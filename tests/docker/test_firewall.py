@@ -119,7 +119,7 @@ class Client:
 
     def __init__(self, box: Box, network: str = NETWORK) -> None:
         self._box = box
-        self.id = box.run(HostConfig={"NetworkMode": network})
+        self.id = box.shell(HostConfig={"NetworkMode": network})
         found = box.api.inspect_container(self.id)["NetworkSettings"]["Networks"][network]
         self.ip = str(found["IPAddress"])
 
@@ -128,8 +128,8 @@ class Client:
         return self._box.execute(self.id, "sh", "-c", command)[1] == "hello\n"
 
     def serve(self, port: int) -> None:
-        made = self._box.api.exec_create(self.id, ["sh", "-c", f"while true; do echo hello | nc -l -p {port}; done"])
-        self._box.api.exec_start(made["Id"], detach=True)
+        loop = f"while true; do echo hello | nc -l -p {port}; done"
+        assert self._box.execute(self.id, "sh", "-c", f"({loop}) >/dev/null 2>&1 &")[0] == 0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def run(box: Box, identity: Identity, paths: IdentityPaths) -> str:
         for source, target in ((paths.passwd, "/etc/passwd"), (paths.group, "/etc/group"))
     ]
     host = {"Mounts": mounts, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"]}
-    return box.run(User=f"{identity.uid}:{identity.gid}", HostConfig=host)
+    return box.shell(User=f"{identity.uid}:{identity.gid}", HostConfig=host)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a soak is made of: a real hub with users that never rest, a watcher of the engine, and random faults."""
+"""What a soak is made of: a real hub, users that never rest, and random faults."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import docker
 import requests
 
 from tests.faults.driver import client
+from tests.faults.watcher import AWAY, Watcher
 from tests.running_hub import ROOT, RunningHub
 
 USERS = ("ana", "ben", "carla")
@@ -40,8 +41,6 @@ c.DS01Spawner.stop_grace = 2
 c.DS01Hub.environments = {{"base": "{IMAGE}:latest"}}
 """
 OPTIONS: tuple[dict[str, Any], ...] = ({}, {"gpu": "1g"}, {"gpu": "1g"}, {"gpu": "1g", "count": 2}, {"gpu": "full"})
-#: What a call meets while the hub or the engine is away.
-AWAY = (requests.RequestException, docker.errors.DockerException, ValueError, KeyError)
 
 
 def make_image(engine_url: str) -> None:
@@ -64,52 +63,6 @@ def make_image(engine_url: str) -> None:
     with client(engine_url) as api:
         change = f"ENTRYPOINT {json.dumps(SERVER)}"
         api.import_image_from_data(buffer.getvalue(), repository=IMAGE, tag="latest", changes=[change])
-
-
-class Watcher(threading.Thread):
-    """Asks the engine again and again which devices its running containers have; what two have is a violation."""
-
-    def __init__(self, engine_url: str) -> None:
-        super().__init__(name="watcher", daemon=True)
-        self._url = engine_url
-        self._known: dict[str, frozenset[str]] = {}
-        self._ended = threading.Event()
-        self.violations: list[str] = []
-        self.looks = 0
-
-    def run(self) -> None:
-        """Look until `end`; an engine that is away is asked again."""
-        while not self._ended.is_set():
-            with suppress(*AWAY), client(self._url) as api:
-                while not self._ended.wait(0.05):
-                    self._look(api)
-            self._ended.wait(0.1)
-
-    def end(self) -> None:
-        """Stop looking."""
-        self._ended.set()
-        self.join(30)
-
-    def _look(self, api: docker.APIClient) -> None:
-        # One answer of the engine is one moment; what a container was given never changes.
-        holder: dict[str, str] = {}
-        for entry in api.containers():
-            for device in self._devices(api, entry):
-                other = holder.setdefault(device, entry["Id"])
-                if other != entry["Id"]:
-                    self.violations.append(f"{device} is in running containers {other} and {entry['Id']}")
-        self.looks += 1
-
-    def _devices(self, api: docker.APIClient, entry: dict[str, Any]) -> frozenset[str]:
-        if entry["Id"] not in self._known:
-            try:
-                asked = api.inspect_container(entry["Id"])["HostConfig"].get("DeviceRequests") or ()
-            except docker.errors.NotFound:
-                return frozenset()
-            requested = {device for request in asked for device in request.get("DeviceIDs") or ()}
-            labelled = {device for device in entry["Labels"].get("ds01.devices", "").split(",") if device}
-            self._known[entry["Id"]] = frozenset(requested | labelled)
-        return self._known[entry["Id"]]
 
 
 class Gate:
@@ -242,7 +195,7 @@ class World:
             model = self.server(user, server)
             if done(model) or time.monotonic() > deadline:
                 return model
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     # -- faults: each returns when it began to be over
 
@@ -294,7 +247,7 @@ class World:
 
         Raises one of AWAY where the hub or the engine gives no answer.
         """
-        people = {name: self.call("GET", f"users/{name}").json()["servers"] for name in (*USERS, CANCELLED)}
+        people = self._servers()
         busy = {(name, s["name"]) for name, servers in people.items() for s in servers.values() if s["pending"]}
         leases = self.call("GET", "ds01/v1/leases").json()["leases"]
         with client(self._url) as api:
@@ -320,7 +273,7 @@ class World:
             with suppress(*AWAY):
                 if not self.problems():
                     return time.monotonic()
-            time.sleep(0.05)
+            time.sleep(0.1)
         return None
 
     def quiet(self) -> bool:
@@ -331,15 +284,18 @@ class World:
         while self._pending():
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.05)
+            time.sleep(0.1)
         # The comparison that ends next may have begun before; the one after it did not.
         return self._next_reconcile(deadline) and self._next_reconcile(deadline)
 
     def _pending(self) -> bool:
         with suppress(*AWAY):
-            users = [self.call("GET", f"users/{name}").json() for name in (*USERS, CANCELLED)]
-            return any(server["pending"] for user in users for server in user["servers"].values())
+            return any(server["pending"] for servers in self._servers().values() for server in servers.values())
         return True
+
+    def _servers(self) -> dict[str, dict[str, Any]]:
+        """Everybody's active servers, by user and name."""
+        return {user["name"]: user["servers"] for user in self.call("GET", "users").json()}
 
     def _next_reconcile(self, deadline: float) -> bool:
         """Wait for the next one in which every part answered."""

@@ -104,7 +104,11 @@ class Browser:
         data = aiohttp.FormData(
             [(key, value) for key, given in fields.items() for value in (given if isinstance(given, list) else [given])]
         )
-        cookies = {name: cookie.value for morsels in self.session.cookie_jar._cookies.values() for name, cookie in morsels.items()}
+        cookies = {
+            name: cookie.value
+            for morsels in self.session.cookie_jar._cookies.values()
+            for name, cookie in morsels.items()
+        }
         query = {"_xsrf": cookies["_xsrf"]} if method == "POST" else {}
         address = f"{self.base}{path}"
         async with self.session.request(
@@ -329,6 +333,7 @@ async def hub(
     if os.geteuid() != 0:
         pytest.skip("the hub gives home folders to their users, which takes root")
     mask = os.umask(0o077)
+    monkeypatch.setenv("JUPYTERHUB_TEST_DB_URL", "sqlite:///:memory:")
     monkeypatch.setattr(hub_module, "DS01Hub", FakeHub)
     monkeypatch.setattr(hub_module, "Metrics", lambda: Metrics(CollectorRegistry()))
     config = shipped_config(tmp_path / "root", limits_file, monkeypatch.setenv)

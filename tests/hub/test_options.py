@@ -99,7 +99,7 @@ async def test_bad_options_by_rest(hub: HubInMemory) -> None:
 
 
 async def test_a_body_that_is_no_object(hub: HubInMemory) -> None:
-    """The hub itself refuses what isn't an object; a bare object is taken for the options, and looked at as they are."""
+    """The hub itself refuses what isn't an object; a bare object is taken for the options."""
     for body in ("text", [1], {"user_options": "1g"}, {"user_options": [1]}, {"display_name": 1}):
         assert (await hub.api("POST", "users/ana/server", body, token="ana")).status == 400, body
     refused = await hub.api("POST", "users/ana/server", {"image": "evil:latest"}, token="ana")

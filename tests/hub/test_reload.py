@@ -7,7 +7,7 @@ from tests.running_hub import RunningHub
 
 
 def test_an_edit_counts_at_the_next_start_and_a_broken_one_changes_nothing(gpu_hub: RunningHub) -> None:
-    """A good edit counts without a restart; a broken one keeps the last good file in force and is told with its line."""
+    """A good edit counts without a restart; a broken one keeps the last good file and is told with its line."""
     hub, file = gpu_hub, gpu_hub.root / "limits.yaml"
     hub.add_users("ana")
     file.write_text(LIMITS.replace('memory: "800m"', 'memory: "640m"'))

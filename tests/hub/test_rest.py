@@ -60,7 +60,7 @@ async def test_a_users_own_token(hub: HubInMemory) -> None:
 
 
 async def test_a_containers_own_token(hub: HubInMemory) -> None:
-    """It reaches its owner's limits and what is free, nobody else's limits, users or servers, and ends with the server."""
+    """It reaches its owner's limits and what is free, nothing of anybody else's, and ends with the server."""
     await hub.spawn("ana")
     await hub.spawn("ben")
     token = own_token(hub, "ana")

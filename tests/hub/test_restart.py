@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from typing import Any
 
 import requests
 import websockets
 
+from tests.kernels import message, new_kernel
 from tests.running_hub import RunningHub
 
 USERS = tuple(f"user{number}" for number in range(10))
@@ -17,20 +17,6 @@ USERS = tuple(f"user{number}" for number in range(10))
 
 def lease_keys(hub: RunningHub) -> dict[str, tuple[Any, ...]]:
     return {row["id"]: (row["user"], row["state"], row["container_id"], str(row["devices"])) for row in hub.leases()}
-
-
-def execute(code: str) -> str:
-    """A kernel protocol message that runs `code`."""
-    header = {
-        "msg_id": uuid.uuid4().hex,
-        "msg_type": "execute_request",
-        "username": "",
-        "session": "s",
-        "version": "5.3",
-    }
-    content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-    body = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-    return json.dumps(body)
 
 
 async def printed(socket: Any) -> str:
@@ -55,15 +41,12 @@ async def test_ten_containers_and_an_open_kernel_survive(ten_hub: RunningHub) ->
 
     token = hub.user_token("user0")
     headers = {"Authorization": f"token {token}"}
-    base = f"{hub.url}/user/user0"
-    kernel = requests.post(f"{base}/api/kernels", headers=headers, timeout=60).json()["id"]
-    address = f"{base}/api/kernels/{kernel}/channels".replace("http", "ws", 1)
-    async with websockets.connect(address, additional_headers=headers) as socket:
-        await socket.send(execute("x = 41; print('before')"))
+    async with websockets.connect(new_kernel(hub, "user0", token), additional_headers=headers) as socket:
+        await socket.send(message("x = 41; print('before')"))
         assert await printed(socket) == "before\n"
         await asyncio.to_thread(hub.kill_hub)
         await asyncio.to_thread(hub.start)
-        await socket.send(execute("print(x + 1)"))
+        await socket.send(message("print(x + 1)"))
         assert await printed(socket) == "42\n"
 
     for user in USERS:

@@ -39,7 +39,7 @@ class Listener:
 
 
 async def test_every_listener_sees_every_step_in_order(hub: HubInMemory) -> None:
-    """Two from the beginning and one that came in the middle: all see the same steps, and the server's URL at the end."""
+    """Two from the beginning and one that came in the middle: all see the same steps, then the URL."""
     held = hub.engine.hold_next("create")
     asked = asyncio.create_task(hub.spawn("ana"))
     await held.reached.wait()
