@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from tests.hub_fixtures import gpu_env, play
 from tests.running_hub import ROOT
 
 RESULT = ROOT / "docs/soak-result.md"
-MACHINE = "dgx-a100"
 #: Kind of fault and how often it comes.
 KINDS = {
     "hub SIGKILL": 30,
@@ -89,7 +89,7 @@ class Soak:
         world = self.world
         [kind] = world.random.choices(list(KINDS), list(KINDS.values()))
         world.gate.open()
-        time.sleep(world.random.uniform(0.3, 1.2))
+        time.sleep(world.random.uniform(0.2, 1.0))
         began = self._fault(kind)
         # Who was at something comes to an end with it; nobody begins anything new until everything was looked at.
         world.gate.close()
@@ -106,7 +106,7 @@ class Soak:
             for problem in world.problems():
                 self._violated(f"{number} {kind}: {problem}")
             world.counts[UNSEEN] += len(world.unseen)
-        for problem in world.watcher.violations:
+        for problem in dict.fromkeys(world.watcher.violations):
             self._violated(f"{number} {kind}: {problem}")
         world.watcher.violations.clear()
         print(f"{number:4} {kind:24} {self.state.recovery[kind][-1]:6.2f} s", flush=True)
@@ -134,6 +134,10 @@ def quantile(values: list[float], part: int) -> float:
 def result(state: State, kills: int) -> str:
     """The result file."""
     done = "all of them" if state.kills >= kills else f"of {kills} wanted, to be resumed"
+    played: Counter[str] = Counter()
+    for part in state.slices:
+        played[part["machine"]] += part["kills"]
+    machines = ", ".join(f"{name}: {count} faults" for name, count in played.items())
     lines = [
         "# Soak: random kills on the real engine",
         "",
@@ -146,8 +150,8 @@ def result(state: State, kills: int) -> str:
         "and labels: a device in two running containers. After each fault and one reconcile: a lease without a "
         "container, a container without a lease, and what the hub's own check of its invariants reports.",
         "",
-        "Three users start and stop two servers each without a pause, CPU only, one slice, two slices or a whole GPU "
-        f"of a machine played through NVML (`config/simulated/{MACHINE}.yaml`). A small web server stands for "
+        "Three users start and stop two servers each without a pause, CPU only, with one or two slices or a whole GPU "
+        f"of a machine of config/simulated played through NVML ({machines}). A small web server stands for "
         "JupyterLab. Hub, proxy, ledger, engine and the engine's device requests are the real ones.",
         "",
         "| fault | times | recovery p50 | p95 | longest |",
@@ -177,6 +181,7 @@ def arguments(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which faults come when (default 1)")
     parser.add_argument("--kills", type=int, default=300, help="how many faults in all (default 300)")
     parser.add_argument("--minutes", type=float, default=9, help="how long this call goes on at most (default 9)")
+    parser.add_argument("--machine", default="two-gpus", help="of config/simulated (default two-gpus: few devices)")
     parser.add_argument("--resume", action="store_true", help="go on with what an earlier call began")
     parser.add_argument("--state", type=Path, help="folder of the state (default: soak/ beside the lab's own data)")
     parser.add_argument(
@@ -196,7 +201,7 @@ def main() -> int:
     state = load(folder / "state.json", options.seed, resume=options.resume)
     work = Path(tempfile.mkdtemp(prefix="slice-", dir=folder))
     nvml_library.build(work)
-    play(MACHINE, work / "machine")
+    play(options.machine, work / "machine")
     make_image(engine_url)
     env = dict(gpu_env(work, work / "machine"))
     soak = Soak(state, World(work / "hub", f"{state.seed}.{len(state.slices)}", lab, engine_url, env))
@@ -216,7 +221,15 @@ def main() -> int:
         day = time.strftime("%Y-%m-%d", time.gmtime())
         seconds = round(time.monotonic() - began)
         load_average = round(os.getloadavg()[1], 1)
-        state.slices.append({"date": day, "seconds": seconds, "kills": state.kills - before, "load": load_average})
+        state.slices.append(
+            {
+                "date": day,
+                "seconds": seconds,
+                "kills": state.kills - before,
+                "machine": options.machine,
+                "load": load_average,
+            }
+        )
         (folder / "state.json").write_text(json.dumps(asdict(state)))
         options.result.write_text(result(state, options.kills))
         if not state.violations:

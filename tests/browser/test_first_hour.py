@@ -57,7 +57,7 @@ def browser(tmp_path: Path) -> Iterator[WebDriver]:
 
 
 def wait(browser: WebDriver, seconds: int = 60) -> WebDriverWait[WebDriver]:
-    return WebDriverWait(browser, seconds)
+    return WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException])
 
 
 def log_in(browser: WebDriver, hub: RunningHub, user: str) -> None:
@@ -72,16 +72,25 @@ def run_cell(browser: WebDriver, line: str) -> str:
     """Open a notebook from the launcher, run one line, and give all output once it holds END."""
     card = (By.CSS_SELECTOR, '.jp-LauncherCard[data-category="Notebook"]')
     wait(browser, 120).until(until.element_to_be_clickable(card)).click()
-    # Before its kernel is there, the notebook draws its cells anew and what was typed is gone.
     idle = (By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     wait(browser, 120).until(until.presence_of_element_located(idle))
-    wait(browser).until(
-        until.element_to_be_clickable((By.CSS_SELECTOR, ".jp-Notebook .jp-CodeCell .cm-content"))
-    ).click()
-    ActionChains(browser).send_keys(line).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+    wait(browser).until(lambda b: type_line(b, line))
+    run = (By.CSS_SELECTOR, '[data-command="notebook:run-cell-and-select-next"]')
+    wait(browser).until(until.element_to_be_clickable(run)).click()
     output = (By.CSS_SELECTOR, ".jp-OutputArea-output")
     wait(browser, 120).until(until.text_to_be_present_in_element(output, "END"))
     return "".join(element.text for element in browser.find_elements(*output))
+
+
+def type_line(browser: WebDriver, line: str) -> bool:
+    """Type into the first cell; False where the notebook drew its cells anew meanwhile and the text is gone."""
+    try:
+        browser.find_element(By.CSS_SELECTOR, ".jp-Notebook .jp-CodeCell .cm-content").click()
+        everything = ActionChains(browser).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL)
+        everything.send_keys(line).perform()
+        return browser.find_element(By.CSS_SELECTOR, ".jp-Notebook .jp-CodeCell .cm-content").text == line
+    except StaleElementReferenceException:
+        return False
 
 
 def steps_until_lab(browser: WebDriver, user: str) -> list[str]:

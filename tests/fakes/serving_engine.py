@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from dataclasses import dataclass, replace
 
 from jupyterhub import __version__
@@ -58,16 +60,31 @@ class ServingEngine(FakeEngine):
 
     async def start(self, container: str) -> None:
         await super().start(container)
-        view = self._must(container)
-        if not view.running or view.id in self._servers:
+        if self._must(container).id in self._servers:
             return
-        self._addresses += 1
-        view = self._set(replace(view, ip=f"127.1.{self._addresses // 250}.{1 + self._addresses % 250}"))
+        server = await self._listen()
+        view = self._find(container)
+        if view is None or not view.running:
+            server.close()
+            return
+        view = self._set(replace(view, ip=server.sockets[0].getsockname()[0]))
         self.most_running = max(self.most_running, sum(other.running for other in self.containers.values()))
+        self._servers[view.id] = server
         if self.exit_at_start is not None:
             self._end(view, self.exit_at_start)
-        elif not self.deaf:
-            self._servers[view.id] = await asyncio.start_server(self._answer, view.ip, PORT)
+        elif self.deaf:
+            self._hang_up(view.id)
+
+    async def _listen(self) -> asyncio.Server:
+        """A server on the next free address: other test runs on this machine have theirs."""
+        while True:
+            self._addresses += 1
+            ip = f"127.{1 + os.getpid() % 63}.{self._addresses // 250 % 250}.{1 + self._addresses % 250}"
+            try:
+                return await asyncio.start_server(self._answer, ip, PORT)
+            except OSError as problem:
+                if problem.errno != errno.EADDRINUSE:
+                    raise
 
     async def close(self) -> None:
         """End every server."""

@@ -40,7 +40,14 @@ c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0, "slow_stop_timeout": 
 c.DS01Spawner.stop_grace = 2
 c.DS01Hub.environments = {{"base": "{IMAGE}:latest"}}
 """
-OPTIONS: tuple[dict[str, Any], ...] = ({}, {"gpu": "1g"}, {"gpu": "1g"}, {"gpu": "1g", "count": 2}, {"gpu": "full"})
+#: A free device is soon somebody else's: that is when freeing it too early shows.
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"gpu": "1g"},
+    {"gpu": "full"},
+    {"gpu": ">=4GB"},
+    {"gpu": ">=4GB", "count": 2},
+)
 
 
 def make_image(engine_url: str) -> None:

@@ -213,18 +213,30 @@ async def test_delete_while_pending(hub: HubInMemory, method: str) -> None:
 # -- stops
 
 
-async def test_a_stop_that_fails_keeps_the_device_until_its_container_is_seen_gone(hub: HubInMemory) -> None:
+@pytest.mark.parametrize("silently", [False, True])
+async def test_a_stop_that_fails_keeps_the_device_until_its_container_is_seen_gone(
+    hub: HubInMemory, silently: bool
+) -> None:
     """The hub answers 204 and believes it; the lease stays, nobody gets the device, the reconciler ends it."""
     hub.gpus.gpus = (mig_gpu(0, {0: "1g.5gb"}),)
     await hub.reconcile()
     await hub.spawn("ana", {"gpu": "1g"})
-    hub.engine.fail("remove", times=10**6)
+    patch = pytest.MonkeyPatch()
+    if silently:
+
+        async def nothing(container: str) -> None:
+            """An engine that says yes and does nothing."""
+
+        patch.setattr(hub.engine, "remove", nothing)
+    else:
+        hub.engine.fail("remove", times=10**6)
     assert (await hub.stop("ana")).status == 204
     assert hub.container("ana").running
     (lease,) = await hub.leases()
     assert lease.state is LeaseState.RELEASING and lease.devices
     await hub.reconcile()
     assert (await hub.spawn("ben", {"gpu": "1g"})).reason == Reason.BUSY
+    patch.undo()
     hub.engine.heal()
     await hub.reconcile()
     await hub.nothing_left()
@@ -301,4 +313,4 @@ async def test_devices_are_counted_over_all_of_the_targets_containers(hub: HubIn
     refused = await hub.spawn("carla", {"gpu": "1g", "count": 2}, "two", by="admin")
     assert (refused.status, refused.reason) == (403, Reason.DEVICES) and "at most 1" in refused.message
     assert (await hub.spawn("carla", {"gpu": "1g"}, "two", by="admin")).status == 201
-    assert await hub.broken() == () or "carla" in str(await hub.broken())
+    assert await hub.broken() == ()
