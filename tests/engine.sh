@@ -69,10 +69,8 @@ network_up() {
     inside ip addr add "10.97.$n.2/24" dev eth0
     inside ip link set eth0 up
     inside ip route add default via "10.97.$n.1"
-    if [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 0 ]; then
-        echo 1 >/proc/sys/net/ipv4/ip_forward
-        : >"$run/forwarding-was-off"
-    fi
+    # Left on afterwards, as every Docker Engine does: somebody else may rely on it by then.
+    echo 1 >/proc/sys/net/ipv4/ip_forward
     add_rule nat -A POSTROUTING -s "10.97.$n.0/24" ! -o "$veth" -j MASQUERADE
     add_rule filter -I FORWARD -i "$veth" -j ACCEPT
     add_rule filter -I FORWARD -o "$veth" -j ACCEPT
@@ -87,7 +85,6 @@ network_down() {
     del_rule nat POSTROUTING -s "10.97.$n.0/24" ! -o "$veth" -j MASQUERADE
     del_rule filter FORWARD -i "$veth" -j ACCEPT
     del_rule filter FORWARD -o "$veth" -j ACCEPT
-    if [ -e "$run/forwarding-was-off" ]; then echo 0 >/proc/sys/net/ipv4/ip_forward; fi
 }
 
 inside() { nsenter --net="$netns" "$@"; }
