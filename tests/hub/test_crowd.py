@@ -12,7 +12,7 @@ from traitlets.config import Config
 from ds01_spawner.core import lease_events
 from ds01_spawner.core.errors import Reason
 from ds01_spawner.core.leases import LeaseState
-from tests.hub.conftest import HubInMemory
+from tests.hub.hub_in_memory import HubInMemory
 
 USERS = tuple(f"user{number}" for number in range(200))
 SLICES = 7

@@ -10,7 +10,7 @@ import pytest
 from traitlets.config import Config
 
 from ds01_spawner.core.errors import HTTP_STATUS, Reason
-from tests.hub.conftest import HubInMemory
+from tests.hub.hub_in_memory import HubInMemory
 
 LIMITS = {"version": 1, "defaults": {"max_mig_instances": 1, "memory": "1g", "environments": ["base"]}}
 #: What was asked for, why not, and a word of what is allowed. `NaN` and the like are what Python's JSON makes of them.

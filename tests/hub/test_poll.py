@@ -10,7 +10,7 @@ from dockerspawner import DockerSpawner
 
 from ds01_spawner.core.errors import EngineUnavailable
 from ds01_spawner.core.leases import LeaseState
-from tests.hub.conftest import HubInMemory
+from tests.hub.hub_in_memory import HubInMemory
 
 OFTEN = 10**6
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from tests.hub.conftest import HubInMemory
+from tests.hub.hub_in_memory import HubInMemory
 
 STEPS = [
     "Server requested",

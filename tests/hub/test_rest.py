@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from traitlets.config import Config
 
-from tests.hub.conftest import GIB, HubInMemory
+from tests.hub.hub_in_memory import GIB, HubInMemory
 
 OURS = ("limits", "limits/ana", "devices", "leases")
 WATCH, BARE = "w" * 32, "b" * 32

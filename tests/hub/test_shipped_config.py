@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from ds01_spawner.spawner import DS01Spawner
-from tests.hub.conftest import HubInMemory
+from tests.hub.hub_in_memory import HubInMemory
 from tests.running_hub import ROOT
 
 

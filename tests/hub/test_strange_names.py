@@ -10,7 +10,7 @@ from yarl import URL
 
 from ds01_spawner.adapters import identity
 from ds01_spawner.core.errors import Reason
-from tests.hub.conftest import HubInMemory
+from tests.hub.hub_in_memory import HubInMemory
 
 LONG = "u" * 64
 
