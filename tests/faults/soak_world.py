@@ -39,6 +39,8 @@ EXTRA = f"""
 c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0, "slow_stop_timeout": 0}}
 c.DS01Spawner.stop_grace = 2
 c.DS01Hub.environments = {{"base": "{IMAGE}:latest"}}
+# A killed engine leaves dead endpoints, and may give their address again: such a start can't be reached and must end.
+c.DS01Hub.ready_timeout = 15
 """
 #: A free device is soon somebody else's: that is when freeing it too early shows.
 OPTIONS: tuple[dict[str, Any], ...] = (
