@@ -57,11 +57,19 @@ def gpu_env(folder: Path, file: Path) -> Mapping[str, str]:
 
 
 @pytest.fixture
-def gpu_hub(whole_engine: None, nvml_folder: Path, tmp_path: Path) -> Iterator[RunningHub]:
+def site_config() -> str:
+    """More lines of a site's configuration; a module of tests may override this."""
+    return ""
+
+
+@pytest.fixture
+def gpu_hub(whole_engine: None, nvml_folder: Path, tmp_path: Path, site_config: str) -> Iterator[RunningHub]:
     """A hub on the real engine that reads a DGX-like machine through pynvml."""
     play("dgx-a100", tmp_path / "machine")
     greedy = 'c.DS01Hub.environments = {"base": "ds01/base:latest", "greedy": "ds01-test/greedy:latest"}'
-    hub = RunningHub(tmp_path / "hub", LIMITS, env=gpu_env(nvml_folder, tmp_path / "machine"), extra=greedy)
+    hub = RunningHub(
+        tmp_path / "hub", LIMITS, env=gpu_env(nvml_folder, tmp_path / "machine"), extra=f"{greedy}\n{site_config}"
+    )
     yield from running(hub)
 
 

@@ -51,6 +51,12 @@ print("LIMITS" + json.dumps({
 
 
 @pytest.fixture
+def site_config() -> str:
+    """A start that takes long enough for its page to be there before its steps: alone it may be faster than a page."""
+    return "import asyncio\nc.Spawner.pre_spawn_hook = lambda spawner: asyncio.sleep(3)"
+
+
+@pytest.fixture
 def browser(tmp_path: Path) -> Iterator[WebDriver]:
     with chromium(tmp_path / "profile") as driver:
         yield driver
