@@ -97,7 +97,7 @@ class Reconciler:
             failures = 0 if await self._ran() else failures + 1
             self._first.set()
             # After a failure sooner, then ever later: what answers again is noticed, what is ill isn't pressed.
-            wait = self._pause(failures) if failures else self._every * random.uniform(0.9, 1.1)  # noqa: S311
+            wait = self._pause(failures) if failures else self._every * random.uniform(0.9, 1.1)  # noqa: S311  # jitter, no secret
             # Not wait_for: before Python 3.12 that forgets a cancellation which comes together with the wake-up.
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):

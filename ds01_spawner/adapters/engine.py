@@ -66,7 +66,7 @@ class DockerEngine:
         """Create a container and give its id. Raises EngineRefused (400, 404 image missing, 409 name taken)."""
 
         def work(client: APIClient) -> str:
-            made = client.create_container_from_config(dict(payload), name)  # type: ignore[no-untyped-call]
+            made = client.create_container_from_config(dict(payload), name)  # type: ignore[no-untyped-call]  # docker-py leaves this one untyped
             return str(made["Id"])
 
         return await self._start.call(f"create container {name}", work)
@@ -164,7 +164,7 @@ class DockerEngine:
         """The id of an image, None where there is none."""
 
         def work(client: APIClient) -> str:
-            return str(client.inspect_image(reference)["Id"])  # type: ignore[no-untyped-call]
+            return str(client.inspect_image(reference)["Id"])  # type: ignore[no-untyped-call]  # docker-py leaves this one untyped
 
         try:
             return await self._read.call(f"inspect image {reference}", work)

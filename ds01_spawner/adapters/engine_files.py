@@ -43,7 +43,7 @@ def read_image_file(client: APIClient, image_id: str, path: str) -> bytes | None
 def _never_started(client: APIClient, image_id: str) -> str:
     name = f"ds01-reads-{image_id.rpartition(':')[2][:12]}-{secrets.token_hex(4)}"
     config = {"Image": image_id, "Entrypoint": ["-"], "Cmd": [], "NetworkDisabled": True, "Labels": {LABEL: ""}}
-    return str(client.create_container_from_config(config, name)["Id"])  # type: ignore[no-untyped-call]
+    return str(client.create_container_from_config(config, name)["Id"])  # type: ignore[no-untyped-call]  # docker-py leaves this one untyped
 
 
 def _sweep(client: APIClient, mine: str) -> None:
